@@ -1,0 +1,23 @@
+/* What a board family must offer. One C file per family implements it; nothing else knows registers. */
+#ifndef PORT_H
+#define PORT_H
+
+#include <stdint.h>
+
+/* Clocks, flash wait states, caches, UART and tick counter. Called once, after .data and .bss are set up. */
+void port_init(void);
+
+/* One byte from the serial line; waits for it. */
+uint8_t port_read(void);
+
+/* One byte to the serial line; waits until there is room. */
+void port_write(uint8_t byte);
+
+/* A 64-bit tick count that never goes back. The unit is port_tick_hz per second; how ticks relate to instructions or
+ * cycles is the engine's business. Must be called at least once per wrap of the hardware counter behind it. */
+uint64_t port_ticks(void);
+
+/* Ticks per second. */
+uint32_t port_tick_hz(void);
+
+#endif

@@ -1,0 +1,148 @@
+"""Board manifests: the typed view of boards/*.json, which PlatformIO reads as well. Knows no engine's workings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from harness.assets import boards_dir
+from harness.errors import InputError, unknown_name
+
+# Addresses read best in hexadecimal, which JSON lacks: "0x08000000" is accepted wherever an address is wanted.
+Address = Annotated[int, BeforeValidator(lambda value: int(value, 0) if isinstance(value, str) else value)]
+
+Core = Literal["cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"]
+
+# Cores with the DSP extension (SMLAD, UXTB16, SMMULR...); optional on M33, where the manifest's parts have it.
+DSP_CORES = frozenset({"cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"})
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Region(_Record):
+    """One memory region. origin and length in bytes."""
+
+    name: str
+    kind: Literal["flash", "ram"]
+    origin: Address
+    length: Annotated[int, Field(gt=0)]
+
+
+class QemuEngine(_Record):
+    """QEMU's model of the board. `icount_shift`: one instruction lasts 2**shift ns of virtual time."""
+
+    machine: str
+    icount_shift: Annotated[int, Field(ge=0, le=10)]
+    tick_hz: Annotated[int, Field(gt=0)]
+
+
+class SimulatorEngine(_Record):
+    """The built-in simulator: the chip family whose peripherals it models."""
+
+    chip: str
+
+
+class HardwareEngine(_Record):
+    """A real board: pyOCD's target name, and the board names that probes report for it."""
+
+    pyocd_target: str
+    board_names: tuple[str, ...] = ()
+    usb_ids: tuple[str, ...] = ()
+
+
+class Engines(_Record):
+    hardware: HardwareEngine | None = None
+    qemu: QemuEngine | None = None
+    simulator: SimulatorEngine | None = None
+
+
+class Board(_Record):
+    """One board, as the rest of the harness sees it.
+
+    id: the manifest's file name, the name users type. port: firmware/ports/<port>.c.
+    defines: preprocessor symbols for that port (UART base, clock tree). clock_hz: core clock after port_init().
+    """
+
+    id: str
+    name: str
+    vendor: str
+    url: str
+    core: Core
+    fpu: str | None
+    float_abi: Literal["soft", "hard"]
+    clock_hz: Annotated[int, Field(gt=0)]
+    port: str
+    defines: dict[str, str] = {}
+    stack_bytes: Annotated[int, Field(ge=256)] = 4096
+    memory: tuple[Region, ...]
+    engines: Engines
+    manifest_sha256: str
+
+    @property
+    def dsp(self) -> bool:
+        """Whether the core has the DSP extension that the SIMD kernels need."""
+        return self.core in DSP_CORES
+
+    def region(self, kind: Literal["flash", "ram"]) -> Region:
+        """The first region of that kind: where code, or data, is linked."""
+        return next(region for region in self.memory if region.kind == kind)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Board:
+        if {region.kind for region in self.memory} != {"flash", "ram"}:
+            raise ValueError("memory needs one flash and one ram region")
+        if self.float_abi == "hard" and not self.fpu:
+            raise ValueError("float_abi hard needs an fpu")
+        return self
+
+
+def read_manifest(path: Path) -> Board:
+    """The board that the manifest at `path` describes. InputError names the first key that is wrong."""
+    try:
+        text = path.read_bytes()
+        raw: Any = json.loads(text)
+        harness = raw["harness"]
+        build = raw["build"]
+        return Board(
+            id=path.stem,
+            name=raw["name"],
+            vendor=raw["vendor"],
+            url=raw["url"],
+            core=build["cpu"],
+            clock_hz=int(str(build["f_cpu"]).rstrip("L")),
+            fpu=build.get("fpu"),
+            float_abi=build.get("float_abi", "soft"),
+            manifest_sha256=hashlib.sha256(text).hexdigest(),
+            **harness,
+        )
+    except OSError as error:
+        raise InputError(f"board manifest {path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"board manifest {path.name}: {where or 'manifest'}: {first['msg']}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"board manifest {path.name} is not valid: {error}") from error
+    except KeyError as error:
+        raise InputError(f"board manifest {path.name} lacks the key {error}") from error
+
+
+@cache
+def load(name: str) -> Board:
+    """The board called `name`; unknown names raise InputError with the nearest ones."""
+    if name not in names():
+        raise unknown_name("board", name, names())
+    return read_manifest(boards_dir() / f"{name}.json")
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """All board names, sorted."""
+    return tuple(sorted(path.stem for path in boards_dir().glob("*.json")))

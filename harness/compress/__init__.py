@@ -1,0 +1,1 @@
+"""Training and compression: float training, quantisation, pruning."""

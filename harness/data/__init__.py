@@ -1,0 +1,1 @@
+"""Datasets: one per file, catalogue.py finds them. Every one arrives as the same record, base.Dataset."""

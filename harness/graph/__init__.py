@@ -1,0 +1,1 @@
+"""The Graph: the only thing that code generation and the reference executor read."""

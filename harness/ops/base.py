@@ -1,0 +1,90 @@
+"""What every operator is: a frozen node of the Graph that knows its shapes, its cost and its exact result.
+
+Arrays carry the batch first: (N, H, W, C) for images, (N, C) for vectors. A float graph holds float32 tensors; an integer
+graph holds unsigned activations (uint8), and its last linear or convolution layer may end in int32 accumulators.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, ...]
+Array = NDArray[Any]
+
+INT32_LIMIT = 2**31
+
+
+@dataclass(frozen=True, eq=False)
+class Requantization:
+    """How int32 accumulators become unsigned activations, one rounding, in integers only.
+
+    multiplier: (C,) int64, 0 < M < 2**31. shift: (C,) int64, 1..62. One pair per output channel.
+    y = clamp(zero_point + ((acc * M + 2**(shift-1)) >> shift), 0, 2**bits - 1)
+    """
+
+    multiplier: Array
+    shift: Array
+    zero_point: int
+    bits: int = 8
+
+    def apply(self, accumulators: Array) -> Array:
+        """accumulators: (..., C) int64 with |acc| < 2**31 -> uint8, same shape."""
+        rounded = (accumulators * self.multiplier + (np.int64(1) << (self.shift - 1))) >> self.shift
+        return np.clip(rounded + self.zero_point, 0, 2**self.bits - 1).astype(np.uint8)
+
+    @staticmethod
+    def from_scales(scales: Array, zero_point: int, bits: int = 8) -> Requantization:
+        """The multipliers for real factors `scales` (C,), each > 0.
+
+        T = 32 wherever it keeps 16 bits of precision and M below 2**31, because there the whole step is one SMMULR;
+        smaller factors take a larger shift, larger ones a smaller.
+        """
+        multipliers, shifts = [], []
+        for scale in scales.tolist():
+            shift = 32
+            if round(scale * 2.0**32) < 2**16:
+                while shift < 62 and round(scale * 2.0**shift) < 2**30:
+                    shift += 1
+            while shift > 1 and round(scale * 2.0**shift) >= INT32_LIMIT:
+                shift -= 1
+            multipliers.append(min(max(round(scale * 2.0**shift), 1), INT32_LIMIT - 1))
+            shifts.append(shift)
+        return Requantization(np.array(multipliers, np.int64), np.array(shifts, np.int64), zero_point, bits)
+
+
+@dataclass(frozen=True, eq=False)
+class Operator(ABC):
+    """One layer. `inputs` and `output` are names of tensors in the Graph."""
+
+    kind: ClassVar[str]
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+
+    @abstractmethod
+    def output_shape(self, *inputs: Shape) -> Shape:
+        """The shape without batch; InputError when the inputs do not fit."""
+
+    @abstractmethod
+    def macs(self, *inputs: Shape) -> int:
+        """Multiply-accumulates of one inference, counted dense."""
+
+    @abstractmethod
+    def reference(self, *inputs: Array) -> Array:
+        """The result that every other execution is compared with: exact in integers, float64 inside for floats."""
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """The arrays that the layer stores, by field name."""
+        return {}
+
+    @property
+    def label(self) -> str:
+        """The kind, with what is fused into it: conv2d+relu+max_pool2d."""
+        return self.kind

@@ -1,0 +1,99 @@
+"""Two-dimensional convolution, with ReLU and a max-pool fused behind it where the network allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from harness.errors import InputError
+from harness.ops.base import Array, Operator, Requantization, Shape
+from harness.ops.max_pool2d import Window
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2d(Operator):
+    """Convolution on (H, W, C), dilation 1, one group.
+
+    weight: (O, KH, KW, I) float32 or int8. bias: (O,) float32, or int32 with -input_zero_point * sum(w) folded in.
+    padding: rows and columns added on each side; they hold the input's zero point, so the fold is exact at borders.
+    relu: clamp at zero (in integers the unsigned range does it: the output's zero point is 0).
+    pool: a max-pool applied to the result; exact on the accumulators because requantisation is monotone.
+    requantize: None in float graphs, and in integer graphs whose output stays int32.
+    """
+
+    kind: ClassVar[str] = "conv2d"
+
+    weight: Array
+    bias: Array
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    relu: bool = False
+    pool: Window | None = None
+    input_zero_point: int = 0
+    requantize: Requantization | None = None
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        stored = {"weight": self.weight, "bias": self.bias}
+        if self.requantize is not None:
+            stored |= {"multiplier": self.requantize.multiplier, "shift": self.requantize.shift}
+        return stored
+
+    @property
+    def label(self) -> str:
+        return self.kind + ("+relu" if self.relu else "") + ("+max_pool2d" if self.pool else "")
+
+    def convolved(self, *inputs: Shape) -> tuple[int, int]:
+        """Rows and columns of the convolution itself, before the fused max-pool."""
+        height, width, channels = inputs[0]
+        _, kernel_height, kernel_width, expected = self.weight.shape
+        if channels != expected:
+            raise InputError(f"layer {self.name} wants {expected} channels but its input has {channels}")
+        rows = (height + 2 * self.padding[0] - kernel_height) // self.stride[0] + 1
+        columns = (width + 2 * self.padding[1] - kernel_width) // self.stride[1] + 1
+        if rows < 1 or columns < 1:
+            raise InputError(
+                f"layer {self.name}: a {kernel_height}x{kernel_width} kernel does not fit into {height}x{width}"
+            )
+        return rows, columns
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        rows, columns = self.convolved(*inputs)
+        if self.pool is not None:
+            rows, columns = self.pool.pooled(rows, columns)
+            if rows < 1 or columns < 1:
+                raise InputError(f"layer {self.name}: its pooling window does not fit into the convolution's result")
+        return rows, columns, self.weight.shape[0]
+
+    def macs(self, *inputs: Shape) -> int:
+        rows, columns = self.convolved(*inputs)
+        return int(rows * columns * self.weight.size)
+
+    def accumulate(self, x: Array) -> Array:
+        """The convolution before clamping, as float64: exact for integers, whose sums stay below 2**53."""
+        (pad_y, pad_x), (stride_y, stride_x) = self.padding, self.stride
+        outputs, kernel_height, kernel_width, channels = self.weight.shape
+        padded = np.pad(
+            x, ((0, 0), (pad_y, pad_y), (pad_x, pad_x), (0, 0)), constant_values=x.dtype.type(self.input_zero_point)
+        )
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel_height, kernel_width), axis=(1, 2))
+        windows = windows[:, ::stride_y, ::stride_x]
+        # (N, rows, columns, C, KH, KW) against (O, KH, KW, C)
+        columns = windows.transpose(0, 1, 2, 4, 5, 3).reshape(*windows.shape[:3], -1).astype(np.float64)
+        weight = self.weight.reshape(outputs, kernel_height * kernel_width * channels).astype(np.float64)
+        result: Array = columns @ weight.T + self.bias.astype(np.float64)
+        return result
+
+    def reference(self, *inputs: Array) -> Array:
+        result = self.accumulate(inputs[0])
+        if self.requantize is not None:
+            result = self.requantize.apply(result.astype(np.int64))
+        elif np.issubdtype(self.weight.dtype, np.integer):
+            result = result.astype(np.int32)
+        else:
+            result = result.astype(np.float32)
+        if self.relu:
+            result = np.maximum(result, 0)
+        return self.pool.maximum(result) if self.pool is not None else result
