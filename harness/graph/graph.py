@@ -1,4 +1,4 @@
-"""The Graph: plain, immutable data between tracing, compression, the reference and code generation; and its file format."""
+"""The Graph: plain, immutable data between tracing, compression, reference and code generation; and its file format."""
 
 from __future__ import annotations
 

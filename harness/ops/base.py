@@ -35,7 +35,8 @@ class Requantization:
     def apply(self, accumulators: Array) -> Array:
         """accumulators: (..., C) int64 with |acc| < 2**31 -> uint8, same shape."""
         rounded = (accumulators * self.multiplier + (np.int64(1) << (self.shift - 1))) >> self.shift
-        return np.clip(rounded + self.zero_point, 0, 2**self.bits - 1).astype(np.uint8)
+        result: Array = np.clip(rounded + self.zero_point, 0, 2**self.bits - 1).astype(np.uint8)
+        return result
 
     @staticmethod
     def from_scales(scales: Array, zero_point: int, bits: int = 8) -> Requantization:
