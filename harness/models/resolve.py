@@ -1,0 +1,100 @@
+"""From what a user names to a float Graph and its dataset: a catalogue entry, or a Python file of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.data.base import Dataset
+from harness.errors import InputError
+from harness.files import cache_dir, file_sha256
+from harness.graph import graph as graph_file
+from harness.graph.graph import Graph
+from harness.models import catalogue
+from harness.ops.base import Shape
+
+TRACE_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network that has been named but not loaded. entry: None for a user's own file."""
+
+    name: str
+    entry: catalogue.CatalogueEntry | None
+    file: str | None
+    weights: Path | None
+
+    @property
+    def weights_label(self) -> str:
+        return self.weights.name if self.weights else "the initial weights"
+
+
+def source(model: str, weights: Path | None) -> Source:
+    """What `model` names: "name" of the catalogue or "path/to/file.py:function"."""
+    if ".py" in model or ":" in model:
+        stem = Path(model.partition(".py")[0]).name
+        if weights is None:
+            raise InputError(
+                f"model {model} needs weights: nothing was measured on an untrained network by mistake",
+                hint="--weights w.safetensors",
+            )
+        return Source(stem or "network", None, model, weights)
+    entry = catalogue.entry(model)
+    path = weights or entry.weights_path
+    if path is None:
+        raise InputError(f"model {model} ships without weights", hint=f"harness train {model}, then --weights")
+    return Source(entry.name, entry, None, path)
+
+
+def dataset(source: Source, data: Path | None) -> Dataset:
+    """The data that belongs to the network, or the user's own."""
+    from harness import data as datasets
+
+    if data is not None:
+        return datasets.load(str(data))
+    if source.entry is None:
+        raise InputError(f"model {source.name} needs data to calibrate and to measure with", hint="--data my.npz")
+    return datasets.load(source.entry.dataset)
+
+
+def float_graph(source: Source, input_shape: Shape) -> tuple[Graph, str]:
+    """The traced Graph with its weights, and the SHA-256 of the weights file.
+
+    Catalogue networks are traced once per content and kept in the cache: a warm run imports no torch.
+    """
+    assert source.weights is not None
+    digest = file_sha256(source.weights)
+    if source.entry is None:
+        return _trace(source, input_shape), digest
+    cached = _cached_path(source.entry, digest)
+    if cached.exists():
+        try:
+            return graph_file.load(cached)[0], digest
+        except InputError:
+            cached.unlink(missing_ok=True)
+    graph = _trace(source, source.entry.input_shape)
+    graph_file.save(graph, cached, {})
+    return graph, digest
+
+
+def _cached_path(entry: catalogue.CatalogueEntry, weights_sha256: str) -> Path:
+    import harness.graph.trace as tracer
+
+    module = entry.factory.partition(":")[0].rpartition(".")[2]
+    sources = (Path(__file__).with_name(f"{module}.py"), Path(str(tracer.__file__)))
+    key = hashlib.sha256(repr((TRACE_VERSION, entry, weights_sha256)).encode())
+    for path in sources:
+        key.update(path.read_bytes())
+    return cache_dir() / "graphs" / f"{entry.name}-{key.hexdigest()[:24]}.safetensors"
+
+
+def _trace(source: Source, input_shape: Shape) -> Graph:
+    from harness.graph.trace import trace
+    from harness.models.user import load_user_model
+
+    module = catalogue.build(source.entry) if source.entry else load_user_model(str(source.file))
+    if source.weights is not None:
+        catalogue.load_weights(module, source.weights)
+    return trace(module, input_shape, source.name)
