@@ -1,0 +1,47 @@
+"""Options that several commands share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def complete_models(incomplete: str) -> list[str]:
+    """Catalogue names that start with what was typed."""
+    from harness.models import catalogue
+
+    return [name for name in catalogue.names() if name.startswith(incomplete)]
+
+
+def complete_boards(incomplete: str) -> list[str]:
+    """Board names that start with what was typed."""
+    from harness import boards
+
+    return [name for name in boards.names() if name.startswith(incomplete)]
+
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A network of the catalogue (harness models), or path/to/file.py:function that returns a torch.nn.Module.",
+        autocompletion=complete_models,
+    ),
+]
+BoardOption = Annotated[
+    str, typer.Option("--board", "-b", help="Board name (harness boards).", autocompletion=complete_boards)
+]
+VariantOption = Annotated[str, typer.Option("--variant", help="How the network is compressed: int8 or fp32.")]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--weights", help="Weights as safetensors (or a torch state_dict, loaded safely).")
+]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Your data: an .npz with x, y and optionally layout, mean, std.")
+]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option("--results", help="Folder for results; else $HARNESS_RESULTS, beside harness.toml, or ./results."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on the way.")]

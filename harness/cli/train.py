@@ -1,0 +1,51 @@
+"""`harness train`: trains a network of the catalogue from scratch."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import DataOption, JsonOption, QuietOption, complete_models
+from harness.cli.terminal import out, print_json, reporter
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A network of the catalogue.", autocompletion=complete_models)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the weights go; default ./MODEL.safetensors.")
+    ] = None,
+    data: DataOption = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; the recipe's number if left out.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and augmentation.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads; all cores if left out.")] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a network on its dataset and write the weights as safetensors."""
+    from harness import data as datasets
+    from harness.compress.train import save_weights, train
+    from harness.models import catalogue
+
+    entry = catalogue.entry(model)
+    tell = reporter(quiet=quiet)
+    dataset = datasets.load(str(data) if data else entry.dataset)
+    tell.say(f"training {model} on {dataset.name} ({len(dataset.train.y):,} images; {dataset.origin})")
+    with tell.stage("training") as advance:
+        report = train(entry, dataset, seed=seed, epochs=epochs, threads=threads, progress=advance)
+    path = output or Path(f"{model}.safetensors")
+    metadata = {
+        "model": model,
+        "dataset": dataset.name,
+        "seed": str(seed),
+        "epochs": str(len(report.history)),
+        "test_accuracy": f"{report.test_accuracy:.4f}",
+    }
+    save_weights(path, report.state_dict, metadata)
+    if json:
+        history = [dataclasses.asdict(epoch) for epoch in report.history]
+        print_json({**metadata, "weights": str(path), "seconds": report.seconds, "history": history})
+        return
+    out.print(f"{path}: test accuracy {report.test_accuracy:.2%} after {len(report.history)} epochs", markup=False)
