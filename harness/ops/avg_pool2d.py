@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Requantization, Shape
-from harness.ops.max_pool2d import Window
+from harness.ops.lowering import (
+    Cost,
+    Form,
+    Lowering,
+    Site,
+    Storage,
+    Value,
+    requantization_constants,
+    requantization_fields,
+)
+from harness.ops.max_pool2d import Window, pool_fields, pool_instructions
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +40,10 @@ class AvgPool2d(Operator):
     def count(self) -> int:
         """Elements of one window."""
         return self.window.kernel[0] * self.window.kernel[1]
+
+    @property
+    def forms(self) -> tuple[Form[Any], ...]:
+        return (PlainAvgPool2d(),)
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -55,3 +69,34 @@ class AvgPool2d(Operator):
             return mean
         total = windows.sum(axis=(-2, -1), dtype=np.int64) - self.count * self.input_zero_point
         return self.requantize.apply(total)
+
+
+class PlainAvgPool2d(Form[AvgPool2d]):
+    """One loop for every shape."""
+
+    name = "plain"
+
+    def applicable(self, layer: AvgPool2d, site: Site) -> bool:
+        return True
+
+    def cost(self, layer: AvgPool2d, site: Site) -> Cost:
+        return Cost(0, 0, pool_instructions(layer.window, site))
+
+    def lower(self, layer: AvgPool2d, site: Site) -> Lowering:
+        integer = site.input is not Storage.F32
+        if integer and layer.requantize is None:
+            raise InputError(f"layer {layer.name}: average pooling of integers needs a requantisation")
+        fields: dict[str, Value] = {"shape": pool_fields(layer.window, site)}
+        if integer:
+            fields |= {
+                "input_zero_point": layer.input_zero_point,
+                "requantize": requantization_fields(layer.requantize),
+            }
+        return Lowering(
+            form=self.name,
+            header="nn_pool2d.h",
+            kernel="nn_avg_pool2d" if integer else "nn_avg_pool2d_f32",
+            record="nn_avg_pool2d_layer",
+            fields=fields,
+            constants=requantization_constants(layer.requantize),
+        )

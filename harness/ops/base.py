@@ -1,17 +1,21 @@
 """What every operator is: a frozen node of the Graph that knows its shapes, its cost and its exact result.
 
-Arrays carry the batch first: (N, H, W, C) for images, (N, C) for vectors. A float graph holds float32 tensors; an integer
-graph holds unsigned activations (uint8), and its last linear or convolution layer may end in int32 accumulators.
+Arrays carry the batch first: (N, H, W, C) for images, (N, C) for vectors. A float graph holds float32 tensors;
+an integer graph holds unsigned activations (uint8), and its last linear or convolution layer may end in int32
+accumulators.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from harness.ops.lowering import Form
 
 Shape = tuple[int, ...]
 Array = NDArray[Any]
@@ -79,6 +83,11 @@ class Operator(ABC):
     @abstractmethod
     def reference(self, *inputs: Array) -> Array:
         """The result that every other execution is compared with: exact in integers, float64 inside for floats."""
+
+    @property
+    @abstractmethod
+    def forms(self) -> tuple[Form[Any], ...]:
+        """The ways to store and compute this layer in C, at least one of which applies everywhere."""
 
     @property
     def parameters(self) -> dict[str, Array]:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Requantization, Shape
+from harness.ops.lowering import (
+    Constant,
+    Cost,
+    Form,
+    Lowering,
+    Reference,
+    Site,
+    Value,
+    requantization_constants,
+    requantization_fields,
+)
 from harness.ops.max_pool2d import Window
 
 
@@ -33,6 +44,15 @@ class Conv2d(Operator):
     pool: Window | None = None
     input_zero_point: int = 0
     requantize: Requantization | None = None
+
+    @property
+    def integer(self) -> bool:
+        """Whether weights are integers."""
+        return bool(np.issubdtype(self.weight.dtype, np.integer))
+
+    @property
+    def forms(self) -> tuple[Form[Any], ...]:
+        return (PlainConv2d(),) if self.integer else (PlainConv2dF32(),)
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -90,10 +110,92 @@ class Conv2d(Operator):
         result = self.accumulate(inputs[0])
         if self.requantize is not None:
             result = self.requantize.apply(result.astype(np.int64))
-        elif np.issubdtype(self.weight.dtype, np.integer):
+        elif self.integer:
             result = result.astype(np.int32)
         else:
             result = result.astype(np.float32)
         if self.relu:
             result = np.maximum(result, 0)
         return self.pool.maximum(result) if self.pool is not None else result
+
+
+def conv_shape(layer: Conv2d, site: Site) -> dict[str, Value]:
+    """The initialiser of an nn_conv2d_shape."""
+    height, width, channels = site.input_shape
+    return {
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "rows": site.output_shape[0],
+        "columns": site.output_shape[1],
+        "filters": site.output_shape[2],
+        "kernel": layer.weight.shape[1:3],
+        "stride": layer.stride,
+        "padding": layer.padding,
+        "pool": layer.pool.kernel if layer.pool else (1, 1),
+        "pool_stride": layer.pool.stride if layer.pool else (1, 1),
+        "relu": layer.relu,
+        "input": site.input.value,
+        "output": site.output.value,
+    }
+
+
+class PlainConv2d(Form[Conv2d]):
+    """Weights as they are, one multiplication at a time: for cores without SIMD, and for odd shapes."""
+
+    name = "plain"
+
+    def applicable(self, layer: Conv2d, site: Site) -> bool:
+        return True
+
+    def cost(self, layer: Conv2d, site: Site) -> Cost:
+        return Cost(layer.weight.size + 4 * len(layer.bias), 0, 6 * layer.macs(site.input_shape))
+
+    def lower(self, layer: Conv2d, site: Site) -> Lowering:
+        return Lowering(
+            form=self.name,
+            header="nn_conv2d.h",
+            kernel="nn_conv2d",
+            record="nn_conv2d_layer",
+            fields={
+                "shape": conv_shape(layer, site),
+                "input_zero_point": layer.input_zero_point,
+                "weights": Reference("weights"),
+                "bias": Reference("bias"),
+                "requantize": requantization_fields(layer.requantize),
+            },
+            constants=(
+                Constant("weights", "int8_t", layer.weight.astype(np.int8).ravel()),
+                Constant("bias", "int32_t", layer.bias.astype(np.int32)),
+                *requantization_constants(layer.requantize),
+            ),
+        )
+
+
+class PlainConv2dF32(Form[Conv2d]):
+    """Floats, one multiplication at a time."""
+
+    name = "plain"
+
+    def applicable(self, layer: Conv2d, site: Site) -> bool:
+        return True
+
+    def cost(self, layer: Conv2d, site: Site) -> Cost:
+        return Cost(4 * (layer.weight.size + len(layer.bias)), 0, 5 * layer.macs(site.input_shape))
+
+    def lower(self, layer: Conv2d, site: Site) -> Lowering:
+        return Lowering(
+            form=self.name,
+            header="nn_conv2d.h",
+            kernel="nn_conv2d_f32",
+            record="nn_conv2d_f32_layer",
+            fields={
+                "shape": conv_shape(layer, site),
+                "weights": Reference("weights"),
+                "bias": Reference("bias"),
+            },
+            constants=(
+                Constant("weights", "float", layer.weight.astype(np.float32).ravel()),
+                Constant("bias", "float", layer.bias.astype(np.float32)),
+            ),
+        )

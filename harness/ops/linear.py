@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Requantization, Shape
+from harness.ops.lowering import (
+    Constant,
+    Cost,
+    Form,
+    Lowering,
+    Reference,
+    Site,
+    Value,
+    requantization_constants,
+    requantization_fields,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +37,15 @@ class Linear(Operator):
     relu: bool = False
     input_zero_point: int = 0
     requantize: Requantization | None = None
+
+    @property
+    def integer(self) -> bool:
+        """Whether weights are integers."""
+        return bool(np.issubdtype(self.weight.dtype, np.integer))
+
+    @property
+    def forms(self) -> tuple[Form[Any], ...]:
+        return (PlainLinear(),) if self.integer else (PlainLinearF32(),)
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -56,8 +76,79 @@ class Linear(Operator):
         result = self.accumulate(inputs[0])
         if self.requantize is not None:
             result = self.requantize.apply(result.astype(np.int64))
-        elif np.issubdtype(self.weight.dtype, np.integer):
+        elif self.integer:
             result = result.astype(np.int32)
         else:
             result = result.astype(np.float32)
         return np.maximum(result, 0) if self.relu else result
+
+
+def linear_shape(layer: Linear, site: Site) -> dict[str, Value]:
+    """The initialiser of an nn_linear_shape."""
+    return {
+        "inputs": layer.weight.shape[1],
+        "outputs": layer.weight.shape[0],
+        "relu": layer.relu,
+        "input": site.input.value,
+        "output": site.output.value,
+    }
+
+
+class PlainLinear(Form[Linear]):
+    """Weights as they are, one multiplication at a time: for cores without SIMD."""
+
+    name = "plain"
+
+    def applicable(self, layer: Linear, site: Site) -> bool:
+        return True
+
+    def cost(self, layer: Linear, site: Site) -> Cost:
+        return Cost(layer.weight.size + 4 * len(layer.bias), 0, 5 * layer.weight.size)
+
+    def lower(self, layer: Linear, site: Site) -> Lowering:
+        return Lowering(
+            form=self.name,
+            header="nn_linear.h",
+            kernel="nn_linear",
+            record="nn_linear_layer",
+            fields={
+                "shape": linear_shape(layer, site),
+                "weights": Reference("weights"),
+                "bias": Reference("bias"),
+                "requantize": requantization_fields(layer.requantize),
+            },
+            constants=(
+                Constant("weights", "int8_t", layer.weight.astype(np.int8).ravel()),
+                Constant("bias", "int32_t", layer.bias.astype(np.int32)),
+                *requantization_constants(layer.requantize),
+            ),
+        )
+
+
+class PlainLinearF32(Form[Linear]):
+    """Floats, one multiplication at a time."""
+
+    name = "plain"
+
+    def applicable(self, layer: Linear, site: Site) -> bool:
+        return True
+
+    def cost(self, layer: Linear, site: Site) -> Cost:
+        return Cost(4 * (layer.weight.size + len(layer.bias)), 0, 4 * layer.weight.size)
+
+    def lower(self, layer: Linear, site: Site) -> Lowering:
+        return Lowering(
+            form=self.name,
+            header="nn_linear.h",
+            kernel="nn_linear_f32",
+            record="nn_linear_f32_layer",
+            fields={
+                "shape": linear_shape(layer, site),
+                "weights": Reference("weights"),
+                "bias": Reference("bias"),
+            },
+            constants=(
+                Constant("weights", "float", layer.weight.astype(np.float32).ravel()),
+                Constant("bias", "float", layer.bias.astype(np.float32)),
+            ),
+        )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Shape
+from harness.ops.lowering import Cost, Form, Lowering, Site, Storage, Value
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class MaxPool2d(Operator):
 
     window: Window
 
+    @property
+    def forms(self) -> tuple[Form[Any], ...]:
+        return (PlainMaxPool2d(),)
+
     def output_shape(self, *inputs: Shape) -> Shape:
         height, width, channels = inputs[0]
         rows, columns = self.window.pooled(height, width)
@@ -56,3 +61,47 @@ class MaxPool2d(Operator):
 
     def reference(self, *inputs: Array) -> Array:
         return self.window.maximum(inputs[0])
+
+
+def pool_fields(window: Window, site: Site) -> dict[str, Value]:
+    """The initialiser of an nn_pool2d_shape."""
+    height, width, channels = site.input_shape
+    return {
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "rows": site.output_shape[0],
+        "columns": site.output_shape[1],
+        "kernel": window.kernel,
+        "stride": window.stride,
+        "input": site.input.value,
+        "output": site.output.value,
+    }
+
+
+def pool_instructions(window: Window, site: Site) -> int:
+    """About what a pooling loop takes: a load, the operation and the loop per element, and finishing each output."""
+    outputs = int(np.prod(site.output_shape))
+    return outputs * (6 * window.kernel[0] * window.kernel[1] + 12)
+
+
+class PlainMaxPool2d(Form[MaxPool2d]):
+    """One loop for every dtype and shape."""
+
+    name = "plain"
+
+    def applicable(self, layer: MaxPool2d, site: Site) -> bool:
+        return True
+
+    def cost(self, layer: MaxPool2d, site: Site) -> Cost:
+        return Cost(0, 0, pool_instructions(layer.window, site))
+
+    def lower(self, layer: MaxPool2d, site: Site) -> Lowering:
+        kernel = "nn_max_pool2d_f32" if site.input is Storage.F32 else "nn_max_pool2d"
+        return Lowering(
+            form=self.name,
+            header="nn_pool2d.h",
+            kernel=kernel,
+            record="nn_max_pool2d_layer",
+            fields={"shape": pool_fields(layer.window, site)},
+        )

@@ -1,0 +1,180 @@
+"""What an operator becomes in C: which kernel, which constants, how its tensors are stored. Text and memory come later.
+
+An operator offers `forms`: the ways in which it can be stored and computed. A form says where it applies, what it costs
+and what it lowers to; code generation picks one per layer and knows nothing else about operators.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+import numpy as np
+
+from harness.boards import DSP_CORES
+
+if TYPE_CHECKING:
+    from harness.ops.base import Array, Operator, Requantization, Shape
+
+
+class Storage(Enum):
+    """How one element of an activation lies in memory; the values are those of nn_observer.h's nn_element."""
+
+    U8 = "NN_U8"
+    U8_IN_16 = "NN_U8_IN_16"
+    I32 = "NN_I32"
+    F32 = "NN_F32"
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one element."""
+        return {Storage.U8: 1, Storage.U8_IN_16: 2, Storage.I32: 4, Storage.F32: 4}[self]
+
+
+DEFAULT_STORAGE = {"uint8": Storage.U8, "int32": Storage.I32, "float32": Storage.F32}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a form may count on. core: as GCC's -mcpu names it, or "host"."""
+
+    core: str
+
+    @property
+    def dsp(self) -> bool:
+        """Whether the core has the SIMD instructions of the DSP extension."""
+        return self.core in DSP_CORES
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a layer stands in its network: shapes without batch, and how its input and its output are stored."""
+
+    target: Target
+    input_shape: Shape
+    output_shape: Shape
+    input: Storage
+    output: Storage
+
+
+@dataclass(frozen=True)
+class Cost:
+    """flash, scratch: bytes of constants, and of memory that only this layer needs; instructions: of one inference."""
+
+    flash: int
+    scratch: int
+    instructions: int
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """One C array. name: within its layer. ctype: its element type in C. values: one-dimensional, of a fitting dtype.
+
+    alignment: bytes, or None for the element's own.
+    """
+
+    name: str
+    ctype: str
+    values: Array
+    alignment: int | None = None
+
+    @property
+    def bytes(self) -> int:
+        return int(self.values.nbytes)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The address of the layer's constant called `constant`."""
+
+    constant: str
+
+
+# The initialiser of a C record: numbers, booleans, enumerators, arrays, nested records, addresses of constants.
+Value = int | bool | str | Reference | tuple[int, ...] | Mapping[str, "Value"]
+
+
+@dataclass(frozen=True, eq=False)
+class Lowering:
+    """One layer in C: `kernel(&record, input, output[, scratch])`.
+
+    form: the storage form's name. header: the file in firmware/nn/ that defines `kernel` and the type `record`.
+    fields: the record's initialiser. scratch_bytes: memory that only this layer needs; 0: the kernel takes none.
+    """
+
+    form: str
+    header: str
+    kernel: str
+    record: str
+    fields: Mapping[str, Value]
+    constants: tuple[Constant, ...] = ()
+    scratch_bytes: int = 0
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all constants: weights, biases, multipliers, shifts."""
+        return sum(constant.bytes for constant in self.constants)
+
+
+O = TypeVar("O", bound="Operator")  # noqa: E741 (an operator)
+
+
+class Form(ABC, Generic[O]):
+    """One way to store and compute an operator. Stateless; one file of kernels each.
+
+    Code generation calls applicable, then cost to choose, then reads and writes to settle how tensors are stored (all
+    these with the default storages of each dtype in `site`), and lower in the end.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def applicable(self, layer: O, site: Site) -> bool:
+        """Whether this form computes `layer` exactly, and runs well on the site's core."""
+
+    @abstractmethod
+    def cost(self, layer: O, site: Site) -> Cost:
+        """An estimate; used to choose between forms, never printed as a measurement."""
+
+    @abstractmethod
+    def lower(self, layer: O, site: Site) -> Lowering:
+        """The layer in C, with the storages that `site` says."""
+
+    def reads(self, layer: O, site: Site) -> Storage:
+        """How this form would like its input stored; it must also cope with the default, in case others read it too."""
+        return site.input
+
+    def writes(self, layer: O, site: Site) -> frozenset[Storage]:
+        """How this form can store its output, the default of the output's dtype among them."""
+        wide = {Storage.U8_IN_16} if site.output is Storage.U8 else set()
+        return frozenset({site.output} | wide)
+
+
+def requantization_fields(r: Requantization | None) -> dict[str, Value]:
+    """The initialiser of an nn_requantization. What all channels share is a number, the rest refers to constants."""
+    if r is None:
+        return {"bits": 0}
+    fields: dict[str, Value] = {}
+    for name, values in (("multiplier", r.multiplier), ("shift", r.shift)):
+        fields |= {name: int(values[0])} if _shared(values) else {f"{name}s": Reference(f"{name}s")}
+    return fields | {"zero_point": int(r.zero_point), "bits": int(r.bits)}
+
+
+def requantization_constants(r: Requantization | None) -> tuple[Constant, ...]:
+    """The arrays that `requantization_fields` refers to."""
+    if r is None:
+        return ()
+    constants = []
+    if not _shared(r.multiplier):
+        constants.append(Constant("multipliers", "int32_t", r.multiplier.astype(np.int32)))
+    if not _shared(r.shift):
+        constants.append(Constant("shifts", "uint8_t", r.shift.astype(np.uint8)))
+    return tuple(constants)
+
+
+def _shared(values: Array) -> bool:
+    """Whether all channels have the same value."""
+    return bool((values == values[0]).all())
