@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from harness.data.base import Dataset, Images, Split
 from harness.errors import InputError
 from harness.models import catalogue
-from harness.models.catalogue import CatalogueEntry, Recipe
+from harness.models.catalogue import CatalogueEntry, Recipe, save_weights
+from harness.progress import Advance
+
+__all__ = ["Epoch", "TrainingReport", "accuracy", "save_weights", "train"]
 
 _EVALUATION_BATCH = 1_000
 
@@ -26,7 +29,6 @@ class Epoch:
     """One pass over the training split. number counts from 1; loss: mean over the pass, in nats."""
 
     number: int
-    epochs: int
     loss: float
     validation_accuracy: float
 
@@ -48,7 +50,7 @@ def train(
     *,
     seed: int,
     epochs: int | None = None,
-    progress: Callable[[Epoch], None] | None = None,
+    progress: Advance | None = None,
     threads: int | None = None,
 ) -> TrainingReport:
     """Train a new network of `entry` on `dataset.train` by the entry's recipe, for `epochs` instead where given.
@@ -56,6 +58,7 @@ def train(
     The last epoch's weights are the result: nothing is selected on the validation split, which only reports, and the
     test split is looked at once, after the end. The same seed, thread count, torch and machine give the same bits;
     other machines may round differently. threads: torch's threads during the training, None leaves them as they are.
+    progress: called with the fraction done.
     InputError where the dataset does not fit the network, or the training diverges.
     """
     if dataset.input_shape != entry.input_shape or dataset.classes > entry.classes:
@@ -101,7 +104,7 @@ def _fit(
     recipe: Recipe,
     epochs: int,
     generator: torch.Generator,
-    progress: Callable[[Epoch], None] | None,
+    progress: Advance | None,
 ) -> list[Epoch]:
     samples = len(dataset.train)
     labels = torch.from_numpy(dataset.train.y)
@@ -112,23 +115,25 @@ def _fit(
     for number in range(1, epochs + 1):
         network.train()
         loss_sum = 0.0
-        for batch in torch.randperm(samples, generator=generator).split(recipe.batch_size):
+        order = torch.randperm(samples, generator=generator)
+        for step in range(steps):
+            batch = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
             x = _augmented(_planar(dataset, dataset.train.x[batch.numpy()]), recipe, generator)
             loss = F.cross_entropy(network(x), labels[batch])
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
             loss_sum += loss.item() * len(batch)
-        epoch = Epoch(number, epochs, loss_sum / samples, accuracy(network, dataset, dataset.validation))
+            if progress is not None:
+                progress((number - 1 + (step + 1) / steps) / epochs)
+        epoch = Epoch(number, loss_sum / samples, accuracy(network, dataset, dataset.validation))
         if not math.isfinite(epoch.loss):
             raise InputError(
                 f"training diverged: the loss of epoch {number} is {epoch.loss}",
                 hint="check the samples' range: networks train best on inputs of about [-1, 1]",
             )
         history.append(epoch)
-        if progress is not None:
-            progress(epoch)
     return history
 
 

@@ -26,7 +26,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """One dataset in three splits. Parameters are fitted to `train`, choices made on `validation`; `test` is for figures.
+    """One dataset in three splits: parameters are fitted to `train`, choices made on `validation`, figures on `test`.
 
     input_scale, input_zero_point: for uint8 samples the network's real input is input_scale * (x - input_zero_point);
         both are None for float32 samples, which are the network's input themselves.

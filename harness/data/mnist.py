@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
-import socket
-import tempfile
+import queue
+import threading
+import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ from numpy.typing import NDArray
 
 from harness.data.base import Dataset, Split, digest
 from harness.errors import InputError
+from harness.files import write_whole
+from harness.progress import Advance
 
 # LeNet-5 was drawn for 32 x 32: two zero pixels on each side of the 28 x 28 image.
 _PADDING = 2
@@ -28,20 +32,22 @@ MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
 )
+# A network that drops packets must not hold up every run: how long a mirror may take to answer, how long it may stall
+# in between, and how long to do without the download after it failed.
 CONNECT_SECONDS = 3.0
-
-# (received bytes, total bytes or None, file name)
-Progress = Callable[[int, int | None, str], None]
+_STALL_SECONDS = 20.0
+RETRY_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class _Idx:
-    """One of the four files. md5: as published, of the .gz; sha256: of the content, however it is packed."""
+    """One of the four files. md5, packed_bytes: of the .gz as published; sha256: of its content, however packed."""
 
     name: str
     pattern: str
     shape: tuple[int, ...]
     md5: str
+    packed_bytes: int
     sha256: str
 
 
@@ -50,6 +56,7 @@ _TRAIN_IMAGES = _Idx(
     "*train-images*",
     (60_000, 28, 28),
     "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    9_912_422,
     "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
 )
 _TRAIN_LABELS = _Idx(
@@ -57,6 +64,7 @@ _TRAIN_LABELS = _Idx(
     "*train-labels*",
     (60_000,),
     "d53e105ee54ea40749a09fcbcd1e9432",
+    28_881,
     "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
 )
 _TEST_IMAGES = _Idx(
@@ -64,6 +72,7 @@ _TEST_IMAGES = _Idx(
     "*t10k-images*",
     (10_000, 28, 28),
     "9fb629c4189551a2d022fa330f9573f3",
+    1_648_877,
     "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
 )
 _TEST_LABELS = _Idx(
@@ -71,6 +80,7 @@ _TEST_LABELS = _Idx(
     "*t10k-labels*",
     (10_000,),
     "ec29112dd5afa0611ce80d1b7f02629c",
+    4_542,
     "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 )
 _FILES = (_TRAIN_IMAGES, _TRAIN_LABELS, _TEST_IMAGES, _TEST_LABELS)
@@ -128,30 +138,44 @@ def download(
     *,
     mirrors: Sequence[str] = MIRRORS,
     connect_seconds: float = CONNECT_SECONDS,
-    progress: Progress | None = None,
+    advance: Advance | None = None,
 ) -> None:
     """Put the four files into `folder`, each checked against its published MD5 and written whole or not at all.
 
-    DownloadError names the reason of every mirror's failure. A mirror that failed once is not asked again.
+    Files that are there already are kept. A mirror that failed once is not asked again; when all have failed, that is
+    noted in `folder`, and within the next hour the download is not attempted. advance: called with the fraction done.
+    DownloadError says why each mirror failed.
     """
+    note = folder / ".unreachable"
+    age = _age_seconds(note)
+    if age < RETRY_SECONDS:
+        raise DownloadError(
+            f"MNIST could not be downloaded {age / 60:.0f} minutes ago, and is tried again once an hour",
+            hint=f"delete {note} to try now, or set HARNESS_DATA to a folder with the four IDX files",
+        )
     working = list(mirrors)
     reasons: list[str] = []
+    done = 0
+    size = sum(file.packed_bytes for file in _FILES)
     for file in _FILES:
-        if _match(folder, file):
-            continue
-        content: bytes | None = None
-        while working and content is None:
-            try:
-                content = _fetch(working[0] + file.name, file, connect_seconds, progress)
-            except (OSError, ValueError) as error:
-                reason = error.reason if isinstance(error, urllib.error.URLError) else error
-                reasons.append(f"{working.pop(0)}: {reason}")
-        if content is None:
-            raise DownloadError(
-                f"MNIST could not be downloaded ({'; '.join(reasons)})",
-                hint="set HARNESS_DATA to a folder with the four IDX files",
-            )
-        _write_whole(folder / file.name, content)
+        if _match(folder, file) is None:
+            content = None
+            while content is None:
+                if not working:
+                    write_whole(note, "\n".join(reasons))
+                    raise DownloadError(
+                        f"MNIST could not be downloaded ({'; '.join(reasons)})",
+                        hint="set HARNESS_DATA to a folder with the four IDX files",
+                    )
+                try:
+                    received = _Received(done, size, advance)
+                    content = _fetch(working[0] + file.name, file, connect_seconds, received)
+                except (OSError, ValueError, HTTPException) as error:
+                    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+                    reasons.append(f"{working.pop(0)}: {reason}")
+            write_whole(folder / file.name, content)
+        done += file.packed_bytes
+    note.unlink(missing_ok=True)
 
 
 def _match(folder: Path, file: _Idx) -> Path | None:
@@ -194,16 +218,59 @@ def _pad(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return padded
 
 
-def _fetch(url: str, file: _Idx, connect_seconds: float, progress: Progress | None) -> bytes:
+@dataclass(frozen=True)
+class _Received:
+    """Turns the bytes received of one file into the fraction of the whole download."""
+
+    before: int
+    total: int
+    advance: Advance | None
+
+    def __call__(self, received: int) -> None:
+        if self.advance is not None:
+            self.advance((self.before + received) / self.total)
+
+
+def _fetch(url: str, file: _Idx, connect_seconds: float, received: _Received) -> bytes:
     """The content of `url`. OSError where it cannot be reached, ValueError where its MD5 is wrong."""
     content = bytearray()
-    with urllib.request.urlopen(url, timeout=connect_seconds) as response:
-        length = response.headers.get("Content-Length")
-        total = int(length) if length else None
-        while chunk := response.read(1 << 16):
+    with closing(_open(url, connect_seconds)) as response:
+        # One byte more than expected is enough to know that it is not the file.
+        while len(content) <= file.packed_bytes and (chunk := response.read(1 << 16)):
             content += chunk
-            if progress is not None:
-                progress(len(content), total, file.name)
+            received(len(content))
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != file.md5:
-        raise ValueError(f"{file.name} arrived damaged (MD5 differs)")
+        raise ValueError(f"{file.name} arrived damaged (its MD5 differs)")
     return bytes(content)
+
+
+def _open(url: str, connect_seconds: float) -> HTTPResponse:
+    """The response to GET `url`; TimeoutError when there is none after `connect_seconds`.
+
+    In a thread, because no time-out of the socket module covers the look-up of the name.
+    """
+    answers: queue.SimpleQueue[HTTPResponse | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(urllib.request.urlopen(url, timeout=_STALL_SECONDS))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, name="mnist-download", daemon=True).start()
+    try:
+        answer = answers.get(timeout=connect_seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {connect_seconds:g} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _age_seconds(path: Path) -> float:
+    """Seconds since `path` was written; infinite where there is no such file, or it is from the future."""
+    try:
+        age = time.time() - path.stat().st_mtime
+    except OSError:
+        return float("inf")
+    return age if age >= 0 else float("inf")

@@ -62,6 +62,16 @@ _ENTRIES = {
     entry.name: entry
     for entry in (
         CatalogueEntry(
+            name="cifar-net",
+            factory="harness.models.cifar_net:CifarNet",
+            input_shape=(32, 32, 3),
+            classes=10,
+            dataset="cifar10-jpeg",
+            weights="cifar-net.safetensors",
+            recipe=Recipe(epochs=30, learning_rate=3e-3, batch_size=128, shift=3, scale=0.05, flip=True),
+            description="three 5x5 convolutions (Unlu 2020, CMSIS-NN's example): small photographs, 33,210 parameters",
+        ),
+        CatalogueEntry(
             name="lenet5",
             factory="harness.models.lenet5:LeNet5",
             input_shape=(32, 32, 1),
@@ -88,7 +98,7 @@ def entry(name: str) -> CatalogueEntry:
 
 
 def build(entry: CatalogueEntry) -> nn.Module:
-    """A new module with the initial weights that torch's global generator gives; `load_weights` fills in trained ones."""
+    """A new, untrained module, its weights drawn from torch's global generator."""
     module, _, factory = entry.factory.partition(":")
     network: nn.Module = getattr(importlib.import_module(module), factory)()
     return network
