@@ -35,7 +35,8 @@ def choose(board: Board, wanted: str, probe: str | None) -> Choice:
     if wanted != "auto":
         if wanted not in offered:
             raise InputError(
-                f"board {board.id} has no engine {wanted}", hint=f"it has {', '.join(offered)}, and every board has host"
+                f"board {board.id} has no engine {wanted}",
+                hint=f"it has {', '.join(offered)}, and every board has host",
             )
         return _asked_for(board, wanted, probe)
     if board.engines.hardware is not None:

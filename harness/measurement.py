@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,9 +16,7 @@ from harness.progress import Reporter
 from harness.toolchain.platformio import Firmware
 
 if TYPE_CHECKING:
-    from harness.emulators.base import Emulator
-    from harness.link.client import BoardClient
-    from harness.probe.session import BoardSession
+    pass
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,9 @@ def measure(
     """Programs the board and runs every input on it. DeviceError with a fault report when it breaks or hangs."""
     with ExitStack() as stack:
         work = Path(stack.enter_context(TemporaryDirectory(prefix="harness-")))
-        emulator = stack.enter_context(_emulator(board, choice, work, reporter)) if choice.engine != "hardware" else None
+        emulator = (
+            stack.enter_context(_emulator(board, choice, work, reporter)) if choice.engine != "hardware" else None
+        )
         session = stack.enter_context(_session(board, choice, emulator, firmware, reporter))
         client = stack.enter_context(_client(board, choice, emulator, session, firmware, serial))
         if client.build() != firmware.build_id:

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import subprocess
+import hashlib
+import statistics
 import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import numpy as np
 
-from harness import boards, engines
+from harness import boards, engines, fingerprint
 from harness.boards import Board
 from harness.codegen.generate import Generated, generate, logical_bytes, parse_output, serialize_input
 from harness.data.base import Dataset
 from harness.engines import Choice
-from harness.errors import DeviceError, GateError, InputError, unknown_name
+from harness.errors import GateError, InputError, unknown_name
 from harness.files import cache_dir
 from harness.graph import graph as graph_file
 from harness.graph.graph import Graph
+from harness.measurement import Measured, measure
 from harness.models import resolve
 from harness.ops.base import Array
 from harness.progress import Reporter, Silent
 from harness.results import record
 from harness.results.record import Result
-from harness.toolchain.firmware import Firmware
-
-if TYPE_CHECKING:
-    from harness.emulators.base import Emulator
-    from harness.link.client import BoardClient
-    from harness.probe.session import BoardSession
+from harness.toolchain.platformio import Firmware
 
 VARIANTS = ("int8", "fp32")
 KERNELS = ("default",)
@@ -76,25 +69,15 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class _Observed:
-    """What one execution (board or host C) returned for every sample: (N, C) outputs, classes, (N, layers) CRC-32s."""
+    """What one execution returned for N samples: outputs (N, C), classes (N,), CRC-32s (N, layers) uint32.
+
+    nanoseconds: of each inference, where this machine took the time.
+    """
 
     outputs: Array
     classes: Array
     crcs: Array
-
-
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """Everything a board returned. ticks are the engine's; overhead is the empty region, not yet subtracted."""
-
-    observed: _Observed
-    ticks: tuple[int, ...]
-    overhead: int
-    tick_hz: int
-    layer_ticks: tuple[int, ...]
-    stack_used: int | None
-    emulator_version: str | None = None
-    retries: int = 0
+    nanoseconds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,13 +85,23 @@ class Outcome:
     """A finished run: its record, and the verdict when the record is not good (exit code 1)."""
 
     result: Result
-    verdict: GateError | None = field(default=None)
+    verdict: GateError | None = None
 
 
 def prepare(
-    model: str, variant: str, *, weights: Path | None = None, data: Path | None = None, reporter: Reporter | None = None
+    model: str,
+    variant: str,
+    *,
+    weights: Path | None = None,
+    data: Path | None = None,
+    afresh: bool = False,
+    reporter: Reporter | None = None,
 ) -> Prepared:
-    """Loads, traces and compresses a network. The catalogue's quantised integers are used where they are shipped."""
+    """Loads, traces and compresses a network.
+
+    The catalogue's integers are used where they are shipped, so that figures are equal on every machine; `afresh`
+    compresses again instead.
+    """
     reporter = reporter or Silent()
     if variant not in VARIANTS:
         raise unknown_name("variant", variant, VARIANTS)
@@ -129,17 +122,27 @@ def prepare(
         )
     if variant == "fp32":
         return Prepared(float_graph, float_graph, dataset, weights_sha256)
-    shipped = artefact(source, variant, weights_sha256) if data is None else None
+    shipped = artefact(source, variant, weights_sha256) if data is None and not afresh else None
     if shipped is not None:
         return Prepared(shipped, float_graph, dataset, weights_sha256)
     from harness.compress.quantize import quantize
 
     with reporter.stage(f"quantising {source.name}") as advance:
         images = dataset.network_input(dataset.validation.x[:CALIBRATION_IMAGES])
-        graph = quantize(
-            float_graph, images, dataset.input_scale, dataset.input_zero_point or 0, progress=advance
-        )
+        graph = quantize(float_graph, images, dataset.input_scale, dataset.input_zero_point or 0, progress=advance)
     return Prepared(graph, float_graph, dataset, weights_sha256)
+
+
+def compress(
+    model: str, variant: str, *, weights: Path | None, data: Path | None, reporter: Reporter
+) -> tuple[Prepared, float, float]:
+    """Compresses afresh; returns the network and the test accuracy of its integers and of the float network."""
+    prepared = prepare(model, variant, weights=weights, data=data, afresh=True, reporter=reporter)
+    test = prepared.dataset.test
+    with reporter.stage("test accuracy"):
+        integers = prepared.graph.infer(_quantize_input(prepared.graph, prepared.dataset, test.x)).argmax(axis=1)
+        floats = prepared.float_graph.infer(prepared.dataset.network_input(test.x)).argmax(axis=1)
+    return prepared, _share(integers, test.y), _share(floats, test.y)
 
 
 def artefact_path(model: str, variant: str) -> Path:
@@ -172,38 +175,46 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
 
     with reporter.stage("reference"):
         reference = _reference(graph, images)
-        baseline = prepared.float_graph.infer(dataset.network_input(dataset.test.x[chosen])).argmax(axis=1)
+        fp32 = prepared.float_graph.infer(dataset.network_input(dataset.test.x[chosen])).argmax(axis=1)
     inputs = [serialize_input(graph, image) for image in images]
-    host, host_seconds = _on_host(generated, graph, inputs, spec, choice, reporter)
-
-    if choice.engine == "host":
-        assert host is not None
-        firmware, measured = None, None
-        observed = host
+    host = _on_host(generated, graph, inputs, choice, reporter)
+    firmware, measured = None, None
+    if choice.engine != "host":
+        firmware = _build(spec, generated, board, reporter)
+        measured = measure(firmware, board, choice, inputs, repeat=spec.repeat, serial=spec.serial, reporter=reporter)
+        observed = _from_board(graph, measured)
     else:
-        from harness.toolchain.platformio import BuildInputs, build
+        assert host is not None
+        observed = host
 
-        with reporter.stage(f"building for {board.id}"):
-            firmware = build(
-                BuildInputs.of(generated, name=graph.name), board, cache_dir=cache_dir(), toolchain=spec.toolchain
-            )
-        measured = _measure(spec, board, choice, firmware, graph, inputs, reporter)
-        observed = measured.observed
-    return _outcome(
-        spec=spec,
-        board=board,
-        choice=choice,
-        prepared=prepared,
-        generated=generated,
-        firmware=firmware,
-        measured=measured,
-        observed=observed,
-        reference=reference,
-        host=host,
-        host_seconds=host_seconds,
-        labels=labels,
-        baseline=baseline,
+    accuracy = record.Accuracy(
+        dataset=dataset.name,
+        split="test",
+        samples=len(labels),
+        metric="top1",
+        device=_share(observed.classes, labels),
+        host=_share(reference.classes, labels),
+        fp32=_share(fp32, labels),
+        classes_sha256=record.classes_sha256(observed.classes.tolist()),
     )
+    bit_exact = _first_mismatch(graph, reference, observed) if graph.integer else None
+    result = Result.new(
+        model=graph.name,
+        variant=spec.variant,
+        board=board.id,
+        engine=choice.engine,
+        kernels=spec.kernels,
+        seed=spec.seed,
+        latency=_latency(choice, measured, host),
+        instructions=statistics.median_low(measured.times) if measured and choice.engine != "hardware" else None,
+        layers=_layers(graph, generated, firmware, measured, reference, observed),
+        footprint=_footprint(firmware, measured),
+        accuracy=accuracy,
+        bit_exact=bit_exact,
+        max_abs_error=None if graph.integer else float(np.abs(observed.outputs - reference.outputs).max()),
+        fingerprint=_fingerprint(spec, board, choice, prepared, generated, firmware, measured),
+    )
+    return Outcome(result, _verdict(graph, reference, host, observed, bit_exact))
 
 
 # ---- inputs and reference
@@ -239,7 +250,7 @@ def _reference(graph: Graph, images: Array) -> _Observed:
     outputs = []
     for start in range(0, len(images), 256):
         values: Array | None = None
-        for index, (layer, values) in enumerate(graph.run(images[start : start + 256])):  # noqa: B007
+        for index, (layer, values) in enumerate(graph.run(images[start : start + 256])):
             for sample, value in enumerate(values):
                 crcs[start + sample, index] = zlib.crc32(logical_bytes(graph, layer, value))
         assert values is not None
@@ -249,16 +260,175 @@ def _reference(graph: Graph, images: Array) -> _Observed:
 
 
 def _on_host(
-    generated: Generated, graph: Graph, inputs: list[bytes], spec: RunSpec, choice: Choice, reporter: Reporter
-) -> tuple[_Observed | None, tuple[float, ...]]:
-    """The same C, compiled for this machine. None where there is no host compiler (and the board is not `host`)."""
+    generated: Generated, graph: Graph, inputs: list[bytes], choice: Choice, reporter: Reporter
+) -> _Observed | None:
+    """The same C, compiled for this machine. None where there is no host compiler (and the engine is another)."""
     from harness.toolchain import compiler
     from harness.toolchain.host import HostNetwork
 
     if choice.engine != "host" and compiler.find_host() is None:
         reporter.say("note: no host C compiler: the comparison with the same C on this machine is left out")
-        return None, ()
+        return None
     with reporter.stage("host C"):
         ran = HostNetwork(generated, cache_dir=cache_dir()).infer(inputs)
     outputs = np.stack([parse_output(graph, output).reshape(-1) for output in ran.outputs])
-    return _Observed(outputs, outputs.argmax(axis=1), ran.crcs), ran.seconds
+    return _Observed(outputs, outputs.argmax(axis=1), ran.crcs, ran.nanoseconds)
+
+
+def _build(spec: RunSpec, generated: Generated, board: Board, reporter: Reporter) -> Firmware:
+    from harness.toolchain.platformio import BuildInputs, build
+
+    with reporter.stage(f"building for {board.id}"):
+        return build(
+            BuildInputs(name=f"{generated.name}-{spec.variant}", files=generated.files, optimize=generated.optimize),
+            board,
+            cache_dir=cache_dir(),
+            toolchain=spec.toolchain,
+        )
+
+
+def _from_board(graph: Graph, measured: Measured) -> _Observed:
+    outputs = np.stack([parse_output(graph, answer.output).reshape(-1) for answer in measured.inferences])
+    classes = np.array([answer.label for answer in measured.inferences])
+    return _Observed(outputs, classes, np.array([answer.crcs for answer in measured.inferences], np.uint32))
+
+
+# ---- the record
+
+
+def _share(classes: Array, labels: Array) -> float:
+    return float((classes == labels).mean())
+
+
+def _combined(crcs: Array) -> str:
+    """One checksum for a layer over all samples: of one sample its own CRC-32, of several the CRC-32 of theirs."""
+    value = int(crcs[0]) if len(crcs) == 1 else zlib.crc32(crcs.astype("<u4").tobytes())
+    return f"{value:08x}"
+
+
+def _first_mismatch(graph: Graph, expected: _Observed, got: _Observed) -> Literal[True] | record.Mismatch:
+    for index, layer in enumerate(graph.layers):
+        if (expected.crcs[:, index] != got.crcs[:, index]).any():
+            return record.Mismatch(
+                first_layer=layer.name,
+                expected=_combined(expected.crcs[:, index]),
+                got=_combined(got.crcs[:, index]),
+            )
+    return True
+
+
+def _verdict(
+    graph: Graph,
+    reference: _Observed,
+    host: _Observed | None,
+    observed: _Observed,
+    bit_exact: Literal[True] | record.Mismatch | None,
+) -> GateError | None:
+    """What is wrong with a finished run, if anything: the first layer that differs, or a class."""
+    if isinstance(bit_exact, record.Mismatch):
+        return GateError(
+            f"layer {bit_exact.first_layer} differs from the reference: CRC-32 {bit_exact.got}, "
+            f"expected {bit_exact.expected}",
+            hint="the result was written with this mismatch; please report it with that file",
+        )
+    if graph.integer and host is not None:
+        on_host = _first_mismatch(graph, reference, host)
+        if isinstance(on_host, record.Mismatch):
+            return GateError(f"layer {on_host.first_layer} of the same C on this machine differs from the reference")
+    wrong = np.flatnonzero(observed.classes != reference.classes)
+    if len(wrong):
+        return GateError(
+            f"sample {wrong[0]}: the board says class {observed.classes[wrong[0]]}, "
+            f"the reference {reference.classes[wrong[0]]} ({len(wrong)} such samples)"
+        )
+    return None
+
+
+def _latency(choice: Choice, measured: Measured | None, host: _Observed | None) -> record.Latency:
+    clock: record.Clock
+    if measured is None:
+        assert host is not None
+        clock, times, overhead, hz = "host", host.nanoseconds, 0, 1_000_000_000
+    else:
+        clock = "silicon" if choice.engine == "hardware" else "instructions"
+        times, overhead, hz = measured.times, measured.overhead, measured.hz
+    median = statistics.median(times)
+    timed = clock != "instructions"
+    return record.Latency(
+        clock=clock,
+        unit=record.UNIT_OF[clock],
+        median=int(median) if median == int(median) else median,
+        min=min(times),
+        max=max(times),
+        repeats=len(times),
+        hz=hz if timed else None,
+        us=median / hz * 1e6 if timed else None,
+        overhead=overhead,
+    )
+
+
+def _layers(
+    graph: Graph,
+    generated: Generated,
+    firmware: Firmware | None,
+    measured: Measured | None,
+    reference: _Observed,
+    observed: _Observed,
+) -> list[record.Layer]:
+    return [
+        record.Layer(
+            name=layer.name,
+            op=layer.op,
+            shape=layer.shape,
+            macs=layer.macs,
+            ticks=measured.layer_times[index] if measured else None,
+            weight_bytes=firmware.footprint.layers.get(layer.symbol, 0) if firmware else layer.weight_bytes,
+            activation_bytes=layer.activation_bytes,
+            crc_device=_combined(observed.crcs[:, index]),
+            crc_reference=_combined(reference.crcs[:, index]) if graph.integer else None,
+        )
+        for index, layer in enumerate(generated.layers)
+    ]
+
+
+def _footprint(firmware: Firmware | None, measured: Measured | None) -> record.Footprint | None:
+    if firmware is None or measured is None:
+        return None
+    flash, ram = firmware.footprint.flash, firmware.footprint.ram
+    return record.Footprint(
+        flash=record.Flash(total=flash.total, weights=flash.weights, kernels=flash.kernels, platform=flash.platform),
+        ram=record.Ram(total=ram.total, activations=ram.activations, platform=ram.platform, stack=ram.stack),
+        network=flash.weights + flash.kernels + ram.activations,
+        stack_used=measured.stack_used,
+    )
+
+
+def _fingerprint(
+    spec: RunSpec,
+    board: Board,
+    choice: Choice,
+    prepared: Prepared,
+    generated: Generated,
+    firmware: Firmware | None,
+    measured: Measured | None,
+) -> record.Fingerprint:
+    commit, dirty = fingerprint.git()
+    sources = hashlib.sha256(repr(sorted(generated.files.items())).encode()).hexdigest()
+    built = firmware.fingerprint if firmware else None
+    return record.Fingerprint(
+        git_commit=commit,
+        git_dirty=dirty,
+        sources_sha256=sources,
+        elf_sha256=built["elf_sha256"] if built else None,
+        build_id=firmware.build_id if firmware else None,
+        compiler=built["compiler"] if built else None,
+        flags=tuple(built["flags"]) if built else (),
+        optimize=generated.optimize,
+        board_manifest_sha256=board.manifest_sha256,
+        emulator=choice.engine if choice.engine in ("qemu", "simulator") else None,
+        emulator_version=measured.emulator_version if measured else None,
+        packages=fingerprint.packages(),
+        weights_sha256=prepared.weights_sha256,
+        dataset_sha256=prepared.dataset.sha256,
+        seeds={"samples": spec.seed},
+    )

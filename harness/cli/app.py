@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import harness
-from harness.cli import boards, doctor, export, models, regress, run, show, train
+from harness.cli import boards, compress, doctor, export, models, regress, run, show, train
 from harness.cli.terminal import guarded, unwind_on_signals
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ for name, command in (
     ("run", run.command),
     ("export", export.command),
     ("train", train.command),
+    ("compress", compress.command),
     ("regress", regress.command),
     ("show", show.command),
     ("boards", boards.command),

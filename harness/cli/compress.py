@@ -1,0 +1,47 @@
+"""`harness compress`: a variant's integers as a file, which `harness run` uses when it is shipped with the catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import DataOption, JsonOption, ModelArgument, QuietOption, VariantOption, WeightsOption
+from harness.cli.terminal import out, print_json, reporter
+from harness.errors import InputError
+
+
+def command(
+    model: ModelArgument,
+    variant: VariantOption = "int8",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file; default ./MODEL-VARIANT.safetensors.")
+    ] = None,
+    weights: WeightsOption = None,
+    data: DataOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compress a network on validation data, report its test accuracy, and write the integers as safetensors."""
+    from harness.graph import graph as graph_file
+    from harness.pipeline import compress
+
+    if variant == "fp32":
+        raise InputError("variant fp32 is the network itself: there is nothing to compress")
+    tell = reporter(quiet=quiet or json)
+    prepared, accuracy, fp32 = compress(model, variant, weights=weights, data=data, reporter=tell)
+    path = output or Path(f"{prepared.graph.name}-{variant}.safetensors")
+    metadata = {
+        "variant": variant,
+        "weights_sha256": prepared.weights_sha256,
+        "dataset": prepared.dataset.name,
+        "test_accuracy": f"{accuracy:.4f}",
+    }
+    graph_file.save(prepared.graph, path, metadata)
+    if json:
+        print_json({"file": str(path), "graph_sha256": prepared.graph.sha256(), "fp32_accuracy": fp32, **metadata})
+        return
+    out.print(
+        f"{path}: test accuracy {accuracy:.2%}, fp32 {fp32:.2%} ({len(prepared.dataset.test):,} images)", markup=False
+    )

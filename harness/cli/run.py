@@ -1,0 +1,79 @@
+"""`harness run`: the main job, from a network's name to a measured, checked result."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import (
+    BoardOption,
+    DataOption,
+    JsonOption,
+    ModelArgument,
+    QuietOption,
+    ResultsOption,
+    VariantOption,
+    WeightsOption,
+)
+from harness.cli.terminal import err, fail, out, reporter
+
+
+def command(
+    model: ModelArgument,
+    board: BoardOption,
+    variant: VariantOption = "int8",
+    engine: Annotated[
+        str,
+        typer.Option("--engine", "-e", help="auto, hardware, qemu, simulator, or host (the same C on this machine)."),
+    ] = "auto",
+    kernels: Annotated[str, typer.Option("--kernels", help="Which kernels the network is built from.")] = "default",
+    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Test samples to infer.")] = 20,
+    repeat: Annotated[int, typer.Option("--repeat", "-r", min=1, help="Timed inferences.")] = 5,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed that chooses the samples.")] = 0,
+    weights: WeightsOption = None,
+    data: DataOption = None,
+    probe: Annotated[str | None, typer.Option("--probe", help="Unique id of the debug probe (harness doctor).")] = None,
+    serial: Annotated[
+        str | None,
+        typer.Option("--serial", help="Serial port or pyserial URL of the board; found by itself if left out."),
+    ] = None,
+    toolchain: Annotated[
+        str, typer.Option("--toolchain", help="auto, path (arm-none-eabi-gcc on PATH) or registry (PlatformIO's).")
+    ] = "auto",
+    results: ResultsOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compress a network, build it, run it on a board, check every layer, and record what it costs."""
+    from harness.pipeline import RunSpec, run
+    from harness.results import store
+
+    folder = store.writable_results_dir(results)
+    spec = RunSpec(
+        model=model,
+        board=board,
+        variant=variant,
+        engine=engine,
+        kernels=kernels,
+        samples=samples,
+        repeat=repeat,
+        seed=seed,
+        weights=weights,
+        data=data,
+        probe=probe,
+        serial=serial,
+        toolchain=toolchain,
+    )
+    outcome = run(spec, reporter(quiet=quiet or json))
+    path = store.save(outcome.result, folder)
+    if json:
+        typer.echo(outcome.result.to_json(), nl=False)
+    else:
+        from harness.report import text
+
+        out.print(text.result(outcome.result))
+        if not quiet:
+            err.print(f"written to {path}", style="dim", markup=False, soft_wrap=True)
+    if outcome.verdict is not None:
+        fail(outcome.verdict)
