@@ -68,16 +68,9 @@ def _asked_for(board: Board, wanted: str, probe: str | None) -> Choice:
 
 def _matching_probes(board: Board, uid: str | None) -> list[str]:
     """Unique ids of connected probes that report this board."""
-    from harness.probe.session import list_probes
+    from harness.probe.hardware import list_probes, serves
 
-    hardware = board.engines.hardware
-    assert hardware is not None
-    return [
-        probe.uid
-        for probe in list_probes()
-        if (uid is None or probe.uid == uid)
-        and (probe.target == hardware.pyocd_target or probe.board_name in hardware.board_names)
-    ]
+    return [probe.uid for probe in list_probes() if (uid is None or uid in probe.uid) and serves(probe, board)]
 
 
 def to_instructions(ticks: int, board: Board, engine: Engine) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING
 
 from harness.boards import Board
 from harness.engines import Choice, to_instructions
-from harness.errors import DeviceError
+from harness.errors import DeviceError, HarnessError
 from harness.progress import Reporter
 from harness.toolchain.platformio import Firmware
 
 if TYPE_CHECKING:
-    pass
+    from harness.emulators.base import Emulator
+    from harness.link.client import BoardClient
+    from harness.probe.session import BoardSession
+
+# A board that answers none of this in time hangs; a network may take this long for one inference.
+BOOT_SECONDS = 5.0
+INFERENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -59,39 +65,131 @@ def measure(
     """Programs the board and runs every input on it. DeviceError with a fault report when it breaks or hangs."""
     with ExitStack() as stack:
         work = Path(stack.enter_context(TemporaryDirectory(prefix="harness-")))
-        emulator = (
-            stack.enter_context(_emulator(board, choice, work, reporter)) if choice.engine != "hardware" else None
-        )
-        session = stack.enter_context(_session(board, choice, emulator, firmware, reporter))
-        client = stack.enter_context(_client(board, choice, emulator, session, firmware, serial))
-        if client.build() != firmware.build_id:
+        with reporter.stage(f"starting {choice.engine}"):
+            emulator = stack.enter_context(_started(board, choice, work))
+            session = stack.enter_context(_session(board, choice, emulator))
+        with reporter.stage(f"programming {board.id}") as advance:
+            session.program(firmware.elf, progress=advance)
+        client = stack.enter_context(_client(board, choice, emulator, session, serial))
+        stack.enter_context(_explaining(session, firmware))
+        session.reset_and_run()
+        running = client.build(timeout=BOOT_SECONDS)
+        if running != firmware.build_id:
             raise DeviceError(
-                f"board {board.id} runs another image than the one that was programmed",
-                hint="reset the board, or check that --serial belongs to this probe",
+                f"the serial line answers with build {running}, but {firmware.build_id} was programmed",
+                hint="check that --serial belongs to the board that --probe programs",
             )
+        return _ask(client, board, choice, inputs, repeat, reporter, emulator.version if emulator else None)
 
-        def duration(ticks: int) -> int:
-            return to_instructions(ticks, board, choice.engine)
 
-        inferences = []
-        with reporter.stage(f"inferring {len(inputs)} samples") as advance:
-            for index, data in enumerate(inputs):
-                client.load_input(data)
-                answer = client.layer_crcs()
-                inferences.append(Inference(answer.output, answer.label, answer.crcs))
-                advance((index + 1) / len(inputs))
-        with reporter.stage("timing"):
-            timed = client.ticks(repeat)
-            layers = client.layers()
-            used = client.stack()
-        overhead = duration(timed.empty)
-        return Measured(
-            inferences=tuple(inferences),
-            times=tuple(duration(ticks) - overhead for ticks in timed.ticks),
-            overhead=overhead,
-            hz=timed.hz,
-            layer_times=tuple(duration(ticks) - duration(layers.empty) for ticks in layers.ticks),
-            stack_used=used.used,
-            emulator_version=emulator.version if emulator is not None else None,
-            retries=client.retries,
+def _ask(
+    client: BoardClient,
+    board: Board,
+    choice: Choice,
+    inputs: Sequence[bytes],
+    repeat: int,
+    reporter: Reporter,
+    emulator_version: str | None,
+) -> Measured:
+    def duration(ticks: int) -> int:
+        return to_instructions(ticks, board, choice.engine)
+
+    inferences = []
+    with reporter.stage(f"inferring {len(inputs)} samples") as advance:
+        for index, data in enumerate(inputs):
+            client.load_input(data)
+            answer = client.layer_crcs(timeout=INFERENCE_SECONDS)
+            inferences.append(Inference(answer.output, answer.predicted, tuple(int(crc, 16) for crc in answer.crcs)))
+            advance((index + 1) / len(inputs))
+    with reporter.stage("timing"):
+        timed = client.ticks(repeat, timeout=repeat * INFERENCE_SECONDS)
+        layers = client.layers(timeout=INFERENCE_SECONDS)
+        used = client.stack()
+    if used.used > used.reserved:
+        raise DeviceError(f"the stack overflowed: it used {used.used} B of the {used.reserved} B that are reserved")
+    if client.retries:
+        reporter.say(f"note: {client.retries} inputs were damaged on the serial line and sent again")
+    overhead = duration(timed.empty)
+    return Measured(
+        inferences=tuple(inferences),
+        times=tuple(duration(ticks) - overhead for ticks in timed.ticks),
+        overhead=overhead,
+        hz=timed.tick_hz,
+        layer_times=tuple(max(duration(ticks) - duration(layers.empty), 0) for ticks in layers.ticks),
+        stack_used=used.used,
+        emulator_version=emulator_version,
+        retries=client.retries,
+    )
+
+
+@contextmanager
+def _started(board: Board, choice: Choice, work: Path) -> Iterator[Emulator | None]:
+    """The running emulator; None for hardware."""
+    if choice.engine == "qemu":
+        from harness.emulators.qemu import start_qemu as start
+    elif choice.engine == "simulator":
+        from harness.emulators.simulator import start_simulator as start
+    else:
+        yield None
+        return
+    with start(board, work) as emulator:
+        yield emulator
+
+
+@contextmanager
+def _session(board: Board, choice: Choice, emulator: Emulator | None) -> Iterator[BoardSession]:
+    from harness.probe.session import open_session
+
+    with open_session(board, emulator=emulator, probe_uid=choice.probe) as session:
+        yield session
+
+
+@contextmanager
+def _client(
+    board: Board, choice: Choice, emulator: Emulator | None, session: BoardSession, serial: str | None
+) -> Iterator[BoardClient]:
+    """The serial line to the board, watched: while an answer is awaited, a fault or a dead emulator is noticed."""
+    from harness.link.client import PIPELINED, BoardClient
+    from harness.link.serial_port import open_port
+
+    def check() -> None:
+        report = session.check()
+        if report is not None:
+            raise report.error()
+
+    url = serial or (emulator.serial_url if emulator else _serial_of(choice))
+    with open_port(url, check=check) as port:
+        # A UART without flow control loses what arrives while a polling board answers.
+        yield BoardClient(port, check=check, window=PIPELINED if emulator else 1)
+
+
+def _serial_of(choice: Choice) -> str:
+    """The serial port that belongs to the probe: the same USB device, so the same serial number."""
+    from serial.tools.list_ports import comports
+
+    ports = [port for port in comports() if port.serial_number]
+    matching = [port.device for port in ports if choice.probe and port.serial_number in choice.probe]
+    if not matching and choice.probe is None and len(ports) == 1:
+        matching = [ports[0].device]
+    if len(matching) != 1:
+        seen = ", ".join(f"{port.device} ({port.serial_number})" for port in ports) or "none"
+        raise DeviceError(
+            f"the board's serial port was not found (USB serial ports: {seen})",
+            hint="name it with --serial /dev/ttyACM0",
         )
+    return matching[0]
+
+
+@contextmanager
+def _explaining(session: BoardSession, firmware: Firmware) -> Iterator[None]:
+    """When the board does not answer, says where it is instead."""
+    from harness.link.answers import LineError
+
+    try:
+        yield
+    except LineError as error:
+        try:
+            report = session.fault_report(firmware.elf)
+        except HarnessError:
+            raise error from None
+        raise DeviceError(f"{error.message}; {report.text}", hint=f"registers: {report.registers}") from error

@@ -106,14 +106,11 @@ def prepare(
     if variant not in VARIANTS:
         raise unknown_name("variant", variant, VARIANTS)
     source = resolve.source(model, weights)
-    with reporter.stage("data"):
-        dataset = resolve.dataset(source, data)
+    dataset = resolve.dataset(source, data, reporter)
     if source.entry is not None and dataset.input_shape != source.entry.input_shape:
         raise InputError(
             f"{source.name} wants images of {source.entry.input_shape}, but the data has {dataset.input_shape}"
         )
-    if source.entry is not None and dataset.name != source.entry.dataset:
-        reporter.say(f"data: {dataset.name} ({dataset.origin})")
     with reporter.stage(f"tracing {source.name}"):
         float_graph, weights_sha256 = resolve.float_graph(source, dataset.input_shape)
     if int(np.prod(float_graph.output.shape)) < dataset.classes:

@@ -1,4 +1,4 @@
-"""`harness compress`: a variant's integers as a file, which `harness run` uses when it is shipped with the catalogue."""
+"""`harness compress`: writes a variant's integers to a file; the catalogue ships such files."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def command(json: JsonOption = False) -> None:
     from serial.tools.list_ports import comports
 
     from harness.files import cache_dir
-    from harness.probe.session import list_probes
+    from harness.probe.hardware import list_probes
     from harness.results.store import results_dir
 
     checks = _checks()
@@ -97,7 +97,7 @@ def command(json: JsonOption = False) -> None:
     out.print(table)
     out.print("\nprobes", style="bold")
     for probe in probes:
-        out.print(f"  {probe['uid']}  {probe['description']}  {probe['board_name'] or ''}", markup=False)
+        out.print(f"  {probe['uid']}  {probe['description']}  {probe['board'] or ''}", markup=False)
     if not probes:
         out.print("  none seen")
     out.print("serial ports", style="bold")

@@ -31,7 +31,7 @@ def command(
 
     entry = catalogue.entry(model)
     tell = reporter(quiet=quiet)
-    dataset = datasets.load(str(data) if data else entry.dataset)
+    dataset = datasets.load(str(data) if data else entry.dataset, reporter=tell)
     tell.say(f"training {model} on {dataset.name} ({len(dataset.train.y):,} images; {dataset.origin})")
     with tell.stage("training") as advance:
         report = train(entry, dataset, seed=seed, epochs=epochs, threads=threads, progress=advance)

@@ -13,6 +13,7 @@ from harness.graph import graph as graph_file
 from harness.graph.graph import Graph
 from harness.models import catalogue
 from harness.ops.base import Shape
+from harness.progress import Reporter
 
 TRACE_VERSION = "1"
 
@@ -48,15 +49,15 @@ def source(model: str, weights: Path | None) -> Source:
     return Source(entry.name, entry, None, path)
 
 
-def dataset(source: Source, data: Path | None) -> Dataset:
+def dataset(source: Source, data: Path | None, reporter: Reporter) -> Dataset:
     """The data that belongs to the network, or the user's own."""
     from harness import data as datasets
 
     if data is not None:
-        return datasets.load(str(data))
+        return datasets.load(str(data), reporter=reporter)
     if source.entry is None:
         raise InputError(f"model {source.name} needs data to calibrate and to measure with", hint="--data my.npz")
-    return datasets.load(source.entry.dataset)
+    return datasets.load(source.entry.dataset, reporter=reporter)
 
 
 def float_graph(source: Source, input_shape: Shape) -> tuple[Graph, str]:
