@@ -1,4 +1,4 @@
-"""Where every activation and every scratch buffer lies in one arena: lifetimes in, offsets out. Knows nothing of layers."""
+"""Where activations and scratch buffers lie in one arena: lifetimes in, offsets out. Knows nothing of layers."""
 
 from __future__ import annotations
 

@@ -1,0 +1,69 @@
+/* Runs the generated network on this machine: inputs on stdin one after the other, and for each on stdout the output
+ * tensor, every layer's CRC-32 (uint32_t) and how long the inference took (uint64_t, ns), all in this machine's order.
+ * The time leaves out what the observer takes. Ends with 0 at the end of the inputs, 1 when half an input is left over. */
+#define _POSIX_C_SOURCE 199309L
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "crc32.h"
+#include "network.h"
+
+static uint32_t crcs[NETWORK_LAYERS];
+static uint64_t observing;
+
+static uint64_t now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+/* Adds finished elements to their layer's CRC; an activation that lies in 16 bits counts as one byte. */
+static void observe(uint32_t layer, const void *data, uint32_t elements, nn_element element)
+{
+    const uint64_t start = now();
+    if (element == NN_U8_IN_16) {
+        const int16_t *wide = data;
+        while (elements) {
+            uint8_t bytes[256];
+            uint32_t count = 0;
+            for (; count < sizeof bytes && count < elements; count++) {
+                bytes[count] = (uint8_t)wide[count];
+            }
+            crcs[layer] = crc32_update(crcs[layer], bytes, count);
+            wide += count;
+            elements -= count;
+        }
+    } else {
+        crcs[layer] = crc32_update(crcs[layer], data, element == NN_U8 ? elements : elements * 4u);
+    }
+    observing += now() - start;
+}
+
+int main(void)
+{
+    for (;;) {
+        const size_t got = fread(network_input(), 1, NETWORK_INPUT_BYTES, stdin);
+        if (got == 0) {
+            return fflush(stdout) == 0 ? 0 : 1;
+        }
+        if (got != NETWORK_INPUT_BYTES) {
+            return 1;
+        }
+        for (uint32_t layer = 0; layer < NETWORK_LAYERS; layer++) {
+            crcs[layer] = 0;
+        }
+        observing = 0;
+        const uint64_t start = now();
+        network_infer(observe);
+        const uint64_t elapsed = now() - start - observing;
+        const bool written = fwrite(network_output(), 1, NETWORK_OUTPUT_BYTES, stdout) == NETWORK_OUTPUT_BYTES &&
+                             fwrite(crcs, sizeof crcs, 1, stdout) == 1 && fwrite(&elapsed, sizeof elapsed, 1, stdout) == 1;
+        if (!written) {
+            return 1;
+        }
+    }
+}

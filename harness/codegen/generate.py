@@ -1,0 +1,470 @@
+"""Graph -> C that reads top to bottom like the network: one call per layer. Deterministic: same Graph, same text.
+
+Operators say what they become (harness.ops); this module picks a form per layer, settles how tensors are stored, plans
+their memory and fills in the templates. It compiles nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import harness
+from harness import boards
+from harness.assets import firmware_dir
+from harness.codegen import names
+from harness.codegen.text import array_text, initialiser
+from harness.errors import InputError, unknown_name
+from harness.graph.graph import Graph, Tensor
+from harness.graph.memory import Plan, Request, plan
+from harness.ops.base import Array, Operator, Shape
+from harness.ops.lowering import DEFAULT_STORAGE, Form, Lowering, Site, Storage, Target
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+# How forms are chosen: the fewest instructions, or the plain ones, which show what the others gain.
+KERNELS = ("default", "plain")
+
+# What the kernels were measured with. Loops stay loops: otherwise GCC calls memset and memcpy of a C library.
+OPTIMIZE = "-O2 -fno-tree-loop-distribute-patterns"
+
+# Tensors and scratch are read by words, and by pairs of words.
+_ALIGNMENT = 4
+
+_CTYPES = {"uint8": "uint8_t", "int32": "int32_t", "float32": "float"}
+_BYTES = {"uint8": 1, "int32": 4, "float32": 4}
+
+
+@dataclass(frozen=True)
+class GeneratedLayer:
+    """One layer as generated. name: in the network; symbol: the stem of its names in C; form: its storage form.
+
+    op: the operator's label. shape: of its output. macs: dense, of one inference. weight_bytes: all its constants.
+    activation_bytes: its input, its output and its scratch, as stored.
+    """
+
+    index: int
+    name: str
+    symbol: str
+    op: str
+    form: str
+    shape: Shape
+    macs: int
+    weight_bytes: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A network in C. files: text by file name; kernel_headers: what it includes from firmware/nn/, all of them.
+
+    activation_bytes: the arena: every activation and scratch, input and output included. optimize: compiler flags that
+    the kernels were measured with.
+    """
+
+    name: str
+    variant: str
+    core: str
+    kernels: str
+    files: Mapping[str, str]
+    kernel_headers: tuple[str, ...]
+    layers: tuple[GeneratedLayer, ...]
+    activation_bytes: int
+    input_bytes: int
+    output_bytes: int
+    optimize: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """A layer with its names, its form, its place and what it lowers to."""
+
+    index: int
+    layer: Operator
+    symbol: str
+    site: Site
+    lowering: Lowering
+    scratch: str | None
+
+
+def generate(graph: Graph, *, variant: str, core: str, kernels: str = "default") -> Generated:
+    """The network in C for `core` (as GCC's -mcpu names it).
+
+    InputError for an unknown `kernels`, for a layer that cannot be expressed, and for parameters that are not finite.
+    """
+    if kernels not in KERNELS:
+        raise unknown_name("kernels", kernels, KERNELS)
+    placed = _lower(graph, Target(core), kernels)
+    memory = _plan(graph, placed)
+    headers = _closure({entry.lowering.header for entry in placed})
+    context = _context(graph, placed, memory, variant, core)
+    environment = _environment()
+    files = {
+        name: environment.get_template(f"{name}.j2").render(context)
+        for name in ("network.c", "network.h", "network_weights.h")
+    }
+    return Generated(
+        name=graph.name,
+        variant=variant,
+        core=core,
+        kernels=kernels,
+        files=files,
+        kernel_headers=headers,
+        layers=tuple(_record(graph, entry) for entry in placed),
+        activation_bytes=memory.total,
+        input_bytes=_tensor_bytes(graph.input_tensor),
+        output_bytes=_tensor_bytes(graph.output),
+        optimize=OPTIMIZE,
+    )
+
+
+def export(graph: Graph, *, variant: str, core: str, directory: Path, kernels: str = "default") -> tuple[Path, ...]:
+    """Writes the network, its kernels and a README into `directory`, all or nothing; returns the files written.
+
+    InputError when the directory has content or cannot be written.
+    """
+    generated = generate(graph, variant=variant, core=core, kernels=kernels)
+    kernel_folder = firmware_dir() / "nn"
+    contents = dict(generated.files)
+    contents |= {name: (kernel_folder / name).read_text() for name in generated.kernel_headers}
+    contents["README.md"] = _readme(graph, generated)
+    target = directory.absolute()
+    try:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(f"{directory} is not an empty folder", hint="choose a new folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            for name, text in contents.items():
+                (temporary / name).write_text(text)
+            temporary.chmod(0o755)
+            temporary.replace(target)
+        except BaseException:
+            with suppress(OSError):
+                shutil.rmtree(temporary)
+            raise
+    except OSError as error:
+        raise InputError(
+            f"cannot write {directory}: {error.strerror or error}", hint="choose a folder that can be written to"
+        ) from error
+    return tuple(target / name for name in sorted(contents))
+
+
+# ---- tensors as bytes
+
+
+def serialize_input(graph: Graph, image: Array) -> bytes:
+    """One input (H, W, C) as the network reads it: channel fastest, uint8 or little-endian float32."""
+    tensor = graph.input_tensor
+    if image.shape != tensor.shape:
+        raise InputError(f"{graph.name} reads inputs of shape {tensor.shape}, not {image.shape}")
+    return image.astype(np.dtype(tensor.dtype).newbyteorder("<")).tobytes()
+
+
+def parse_output(graph: Graph, data: bytes) -> Array:
+    """The network's output tensor from its bytes, in its shape (without batch) and dtype."""
+    tensor = graph.output
+    if len(data) != _tensor_bytes(tensor):
+        raise InputError(f"the output of {graph.name} has {_tensor_bytes(tensor)} bytes, not {len(data)}")
+    values = np.frombuffer(data, np.dtype(tensor.dtype).newbyteorder("<")).astype(tensor.dtype)
+    return values.reshape(tensor.shape)
+
+
+def logical_bytes(graph: Graph, layer: Operator, value: Array) -> bytes:
+    """What the CRC-32 of a layer's output covers: NHWC; uint8, or little-endian int32 or float32. value: one sample."""
+    tensor = graph.tensors[layer.output]
+    return value.astype(np.dtype(tensor.dtype).newbyteorder("<")).tobytes()
+
+
+def _tensor_bytes(tensor: Tensor) -> int:
+    return tensor.elements * _BYTES[tensor.dtype]
+
+
+# ---- choosing forms and storages
+
+
+def _lower(graph: Graph, target: Target, kernels: str) -> tuple[_Placed, ...]:
+    """A form for every layer, then how every tensor is stored, then the layers in C."""
+    for layer in graph.layers:
+        _check_parameters(layer)
+    sites = [_default_site(graph, layer, target) for layer in graph.layers]
+    forms = [_choose(layer, site, kernels) for layer, site in zip(graph.layers, sites, strict=True)]
+    storages = _storages(graph, forms, sites)
+    symbols = names.identifiers(layer.name for layer in graph.layers)
+    placed = []
+    for index, (layer, form, symbol) in enumerate(zip(graph.layers, forms, symbols, strict=True)):
+        default = sites[index]
+        site = Site(
+            target,
+            default.input_shape,
+            default.output_shape,
+            storages[layer.inputs[0]],
+            storages[layer.output],
+        )
+        lowering = form.lower(layer, site)
+        scratch = f"scratch of layer {index}" if lowering.scratch_bytes else None
+        placed.append(_Placed(index, layer, symbol, site, lowering, scratch))
+    return tuple(placed)
+
+
+def _check_parameters(layer: Operator) -> None:
+    for field, values in layer.parameters.items():
+        if not np.isfinite(values).all():
+            raise InputError(f"layer {layer.name}: its {field} holds values that are not finite")
+
+
+def _default_site(graph: Graph, layer: Operator, target: Target) -> Site:
+    if len(layer.inputs) != 1:
+        raise InputError(f"layer {layer.name} reads {len(layer.inputs)} tensors; generated layers read one")
+    source, result = graph.tensors[layer.inputs[0]], graph.tensors[layer.output]
+    return Site(target, source.shape, result.shape, DEFAULT_STORAGE[source.dtype], DEFAULT_STORAGE[result.dtype])
+
+
+def _choose(layer: Operator, site: Site, kernels: str) -> Form[Any]:
+    """The form with the fewest instructions, or the plain one where that is asked for."""
+    forms = [form for form in layer.forms if form.applicable(layer, site)]
+    if kernels == "plain":
+        return next(form for form in forms if form.name == "plain")
+    return min(forms, key=lambda form: form.cost(layer, site).instructions)
+
+
+def _storages(graph: Graph, forms: list[Form[Any]], sites: list[Site]) -> dict[str, Storage]:
+    """How every tensor is stored: as all its readers wish where its writer can, else the default of its dtype.
+
+    The network's input and output keep the default: others read and write them.
+    """
+    storages = {tensor.name: DEFAULT_STORAGE[tensor.dtype] for tensor in graph.tensors.values()}
+    for layer, form, site in zip(graph.layers, forms, sites, strict=True):
+        if layer.output == graph.output.name:
+            continue
+        wishes = {
+            reader_form.reads(reader, reader_site)
+            for reader, reader_form, reader_site in zip(graph.layers, forms, sites, strict=True)
+            if layer.output in reader.inputs
+        }
+        if len(wishes) == 1 and wishes <= form.writes(layer, site):
+            storages[layer.output] = wishes.pop()
+    return storages
+
+
+def _plan(graph: Graph, placed: tuple[_Placed, ...]) -> Plan:
+    """One arena for all tensors and scratch. The input may be overwritten once the last layer that reads it is done."""
+    stored = {graph.input: DEFAULT_STORAGE[graph.input_tensor.dtype]}
+    written, read = {graph.input: 0}, {graph.input: 0}
+    requests = []
+    for entry in placed:
+        stored[entry.layer.output] = entry.site.output
+        written[entry.layer.output] = read[entry.layer.output] = entry.index
+        read |= dict.fromkeys(entry.layer.inputs, entry.index)
+        if entry.scratch:
+            requests.append(Request(entry.scratch, entry.lowering.scratch_bytes, _ALIGNMENT, entry.index, entry.index))
+    read[graph.output.name] = len(placed)
+    for name, storage in stored.items():
+        size = -(-graph.tensors[name].elements * storage.bytes // _ALIGNMENT) * _ALIGNMENT
+        requests.append(Request(name, size, _ALIGNMENT, written[name], read[name]))
+    return plan(requests)
+
+
+def _record(graph: Graph, entry: _Placed) -> GeneratedLayer:
+    site = entry.site
+    activations = (
+        int(np.prod(site.input_shape)) * site.input.bytes + int(np.prod(site.output_shape)) * site.output.bytes
+    )
+    return GeneratedLayer(
+        index=entry.index,
+        name=entry.layer.name,
+        symbol=entry.symbol,
+        op=entry.layer.label,
+        form=entry.lowering.form,
+        shape=site.output_shape,
+        macs=graph.macs(entry.layer),
+        weight_bytes=entry.lowering.weight_bytes,
+        activation_bytes=activations + entry.lowering.scratch_bytes,
+    )
+
+
+# ---- text
+
+
+def _context(graph: Graph, placed: tuple[_Placed, ...], memory: Plan, variant: str, core: str) -> dict[str, Any]:
+    """What the templates fill in."""
+    return {
+        "front": _front(graph, variant, core),
+        "name_literal": names.literal(graph.name),
+        "variant_literal": names.literal(variant),
+        "headers": sorted({entry.lowering.header for entry in placed}),
+        "integer": graph.integer,
+        "input": _tensor_context(graph.input_tensor, "pixel"),
+        "output": _tensor_context(graph.output, "score"),
+        "score": _score(graph.output),
+        "arena": {
+            "bytes": memory.total,
+            "alignment": max(8, memory.alignment),
+            "input": memory.offsets[graph.input],
+            "output": memory.offsets[graph.output.name],
+        },
+        "layers": [_layer_context(graph, entry, memory) for entry in placed],
+        "constants": [_constant_context(entry, constant) for entry in placed for constant in entry.lowering.constants],
+    }
+
+
+def _front(graph: Graph, variant: str, core: str) -> dict[str, Any]:
+    return {
+        "title": f"{names.comment(graph.name)}, variant {names.comment(variant)}.",
+        "lines": [
+            f"Generated by harness {harness.__version__} for {names.comment(core)} from the graph with SHA-256",
+            graph.sha256() + ".",
+            "Do not edit: `harness export` writes it again from the same network and the same variant.",
+        ],
+    }
+
+
+def _tensor_context(tensor: Tensor, what: str) -> dict[str, Any]:
+    if tensor.scale is None:
+        meaning = "real numbers"
+    elif tensor.zero_point:
+        meaning = f"real value = {tensor.scale:.9g} * (q - {tensor.zero_point})"
+    else:
+        meaning = f"real value = {tensor.scale:.9g} * q"
+    return {
+        "shape": _shape_text(tensor.shape),
+        "ctype": _CTYPES[tensor.dtype],
+        "meaning": meaning,
+        "bytes": _tensor_bytes(tensor),
+        "elements": tensor.elements,
+    }
+
+
+def _score(output: Tensor) -> dict[str, int] | None:
+    """1000 * scale as factor / 2**shift, with 31 bits of precision, for scores in integers. None for floats."""
+    if output.dtype == "float32":
+        return None
+    milli = 1000.0 * (output.scale or 1.0)
+    shift = 1
+    while shift < 31 and round(milli * 2.0 ** (shift + 1)) < 2**31:
+        shift += 1
+    return {
+        "factor": min(max(round(milli * 2.0**shift), 1), 2**31 - 1),
+        "shift": shift,
+        "zero_point": output.zero_point,
+    }
+
+
+def _layer_context(graph: Graph, entry: _Placed, memory: Plan) -> dict[str, Any]:
+    site, lowering = entry.site, entry.lowering
+    source, result = entry.layer.inputs[0], entry.layer.output
+    buffers = [memory.offsets[source], memory.offsets[result]]
+    if entry.scratch:
+        buffers.append(memory.offsets[entry.scratch])
+    roles = ["input", "output", "scratch"][: len(buffers)]
+    weights = lowering.weight_bytes
+    comment = [
+        f"{graph.macs(entry.layer):,} MACs, {weights:,} B of constants, form {lowering.form};",
+        f"reads {_buffer(graph, source, site.input, buffers[0])},"
+        f" writes {_buffer(graph, result, site.output, buffers[1])}"
+        + (f", scratch {_range(buffers[2], lowering.scratch_bytes)}" if entry.scratch else ""),
+    ]
+    shapes = f"{_shape_text(site.input_shape)} -> {_shape_text(site.output_shape)}"
+    return {
+        "index": entry.index,
+        "number": entry.index + 1,
+        "name": names.comment(entry.layer.name),
+        "label": entry.layer.label,
+        "shape": shapes,
+        "macs": f"{graph.macs(entry.layer):,}",
+        "title": f"{names.comment(entry.layer.name)}: {entry.layer.label}, {shapes}",
+        "comment": comment,
+        "symbol": entry.symbol,
+        "record": lowering.record,
+        "kernel": lowering.kernel,
+        "initialiser": initialiser(lowering.fields, entry.symbol),
+        "parameters": ", ".join(f"{'const ' if role == 'input' else ''}void *{role}" for role in roles),
+        "arguments": ", ".join(roles),
+        "buffers": ", ".join(f"arena + {offset}" for offset in buffers),
+        "output_offset": buffers[1],
+        "elements": graph.tensors[result].elements,
+        "storage": site.output.value,
+    }
+
+
+def _range(offset: int, size: int) -> str:
+    return f"[{offset}, {offset + size})"
+
+
+def _buffer(graph: Graph, name: str, storage: Storage, offset: int) -> str:
+    size = graph.tensors[name].elements * storage.bytes
+    return f"{names.comment(name)} at {_range(offset, size)}"
+
+
+def _constant_context(entry: _Placed, constant: Any) -> dict[str, Any]:
+    return {
+        "layer": entry.symbol,
+        "symbol": f"{entry.symbol}_{constant.name}",
+        "ctype": constant.ctype,
+        "count": constant.values.size,
+        "alignment": f"_Alignas({constant.alignment}) " if constant.alignment else "",
+        "comment": f"{entry.index + 1}. {names.comment(entry.layer.name)}: {constant.name}, {constant.bytes:,} B",
+        "numbers": array_text(constant.values, constant.ctype),
+    }
+
+
+def _shape_text(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+def _readme(graph: Graph, generated: Generated) -> str:
+    flags = f"-mcpu={generated.core} -mthumb"
+    if not graph.integer and generated.core in boards.DSP_CORES:
+        flags += " -mfloat-abi=hard -mfpu=auto"
+    layers = [
+        {
+            "number": layer.index + 1,
+            "name": names.comment(layer.name).replace("|", "/"),
+            "label": layer.op,
+            "shape": _shape_text(layer.shape),
+            "macs": f"{layer.macs:,}",
+            "weights": f"{layer.weight_bytes:,}",
+            "activations": f"{layer.activation_bytes:,}",
+        }
+        for layer in generated.layers
+    ]
+    context = {
+        "front": _front(graph, generated.variant, generated.core),
+        "integer": graph.integer,
+        "compile_line": f"arm-none-eabi-gcc -std=c11 {flags} {generated.optimize} -c network.c",
+        "input": _tensor_context(graph.input_tensor, "pixel"),
+        "output": _tensor_context(graph.output, "score"),
+        "arena": {"bytes": f"{generated.activation_bytes:,}"},
+        "layers": layers,
+    }
+    return _environment().get_template("README.md.j2").render(context)
+
+
+def _closure(headers: Iterable[str]) -> tuple[str, ...]:
+    """The kernel headers with everything they include, sorted."""
+    folder = firmware_dir() / "nn"
+    found: set[str] = set()
+    waiting = {*headers, "nn_observer.h", "nn_base.h"}
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting |= set(re.findall(r'^#include "(nn_\w+\.h)"', (folder / name).read_text(), re.MULTILINE)) - found
+    return tuple(sorted(found))
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(Path(__file__).resolve().parent / "templates")
+    return Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
