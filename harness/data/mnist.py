@@ -150,8 +150,8 @@ def download(
     age = _age_seconds(note)
     if age < RETRY_SECONDS:
         raise DownloadError(
-            f"MNIST could not be downloaded {age / 60:.0f} minutes ago, and is tried again once an hour",
-            hint=f"delete {note} to try now, or set HARNESS_DATA to a folder with the four IDX files",
+            f"MNIST could not be downloaded {age / 60:.0f} minutes ago ({_text(note)})",
+            hint=f"set HARNESS_DATA to a folder with the four IDX files, or delete {note} to try again within the hour",
         )
     working = list(mirrors)
     reasons: list[str] = []
@@ -162,7 +162,7 @@ def download(
             content = None
             while content is None:
                 if not working:
-                    write_whole(note, "\n".join(reasons))
+                    write_whole(note, "; ".join(reasons))
                     raise DownloadError(
                         f"MNIST could not be downloaded ({'; '.join(reasons)})",
                         hint="set HARNESS_DATA to a folder with the four IDX files",
@@ -171,8 +171,7 @@ def download(
                     received = _Received(done, size, advance)
                     content = _fetch(working[0] + file.name, file, connect_seconds, received)
                 except (OSError, ValueError, HTTPException) as error:
-                    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-                    reasons.append(f"{working.pop(0)}: {reason}")
+                    reasons.append(f"{working.pop(0)}: {_reason(error)}")
             write_whole(folder / file.name, content)
         done += file.packed_bytes
     note.unlink(missing_ok=True)
@@ -267,6 +266,12 @@ def _open(url: str, connect_seconds: float) -> HTTPResponse:
     return answer
 
 
+def _reason(error: Exception) -> object:
+    """The cause that urllib wraps; its HTTPError reads better whole."""
+    wrapped = isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
+    return getattr(error, "reason", error) if wrapped else error
+
+
 def _age_seconds(path: Path) -> float:
     """Seconds since `path` was written; infinite where there is no such file, or it is from the future."""
     try:
@@ -274,3 +279,10 @@ def _age_seconds(path: Path) -> float:
     except OSError:
         return float("inf")
     return age if age >= 0 else float("inf")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return "for reasons unknown"
