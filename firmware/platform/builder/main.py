@@ -3,6 +3,7 @@
 Options of the environment in platformio.ini:
   custom_model_dir    folder with the generated network.c and network.h
   custom_model_flags  compiler flags of the generated code, as a shell would split them; -O2 when there are none
+  custom_defines      -D flags of everything
   custom_build_id     16 hexadecimal digits that the command build% answers
   custom_profile      the MLPerf Tiny benchmark that profile% answers; the network's name when there is none
 """
@@ -89,6 +90,8 @@ if not (Path(model_dir) / "network.h").is_file():
     )
     env.Exit(2)
 env.Append(CPPPATH=[model_dir])
+
+env.Append(CCFLAGS=flags(*shlex.split(env.GetProjectOption("custom_defines", ""))))
 
 model = env.Clone()
 model.Append(CCFLAGS=flags(*(shlex.split(env.GetProjectOption("custom_model_flags", "")) or ["-O2"])))
