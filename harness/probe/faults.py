@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.errors import DeviceError
-from harness.probe.image import Image
+from harness.toolchain.symbols import Symbols
 
 FaultKind = Literal["fault", "lockup", "hang", "stopped"]
 
@@ -41,7 +41,7 @@ _MMARVALID, _BFARVALID = 1 << 7, 1 << 15
 _IMPRECISERR = 1 << 10
 _INVSTATE = 1 << 17
 
-# CFSR bit -> words. {mmfar} and {bfar} are " at ADDRESS" where the register is valid.
+# CFSR bit -> words. {mmfar} and {bfar} are " at ADDRESS" where the register is valid; {jump} says where to.
 _CFSR_REASONS = {
     1 << 0: "instruction fetched from memory that may not be executed",
     1 << 1: "data access forbidden by the memory protection{mmfar}",
@@ -55,7 +55,7 @@ _CFSR_REASONS = {
     1 << 12: "bus error while entering an exception (the stack may have overflowed)",
     1 << 13: "bus error while saving floating-point state",
     1 << 16: "undefined instruction",
-    _INVSTATE: "jump to an address that is not Thumb code (a null or damaged function pointer)",
+    _INVSTATE: "{jump}",
     1 << 18: "invalid return from an exception",
     1 << 19: "coprocessor not available (the FPU is used before CPACR enables it)",
     1 << 20: "stack overflow (stack limit reached)",
@@ -134,8 +134,8 @@ def frame_address(lr: int, msp: int, psp: int) -> int | None:
     return psp if lr & _EXC_RETURN_PROCESS_STACK else msp
 
 
-def explain(kind: FaultKind, state: CoreState, image: Image | None, ram: tuple[range, ...] = ()) -> FaultReport:
-    """Describe a stopped core. image: names the functions; ram: where a stack may be (checked if given)."""
+def explain(kind: FaultKind, state: CoreState, symbols: Symbols | None, ram: tuple[range, ...] = ()) -> FaultReport:
+    """Describe a stopped core. symbols: names the functions; ram: where a stack may be (checked if given)."""
     exception = state.exception
     pc, lr, sp, xpsr = state.pc, state.lr, state.sp, state.xpsr
     if state.frame is not None:
@@ -144,19 +144,21 @@ def explain(kind: FaultKind, state: CoreState, image: Image | None, ram: tuple[r
         sp += _FPU_FRAME_BYTES if has_fpu_frame else FRAME_BYTES
         sp += 4 if xpsr & _FRAME_ALIGNED else 0
 
-    reasons = _reasons(state) if exception in FAULT_EXCEPTIONS or kind == "lockup" else []
+    null_call = bool(state.cfsr & _INVSTATE) and pc == 0
+    reasons = _reasons(state, null_call) if exception in FAULT_EXCEPTIONS or kind == "lockup" else []
     if ram and not any(sp - 1 in region for region in ram):
         reasons.append(f"the stack pointer {sp:#010x} is outside RAM")
     # Without the stacked frame only the handler's registers are known, and those tell nothing about the fault.
     lost = kind == "fault" and state.frame is None
-    function, caller = (None, None) if lost else (_named(image, pc), _caller(image, pc, lr))
+    function = None if lost or null_call else _named(symbols, pc)
+    caller = None if lost else _caller(symbols, pc, lr)
 
     where = f"in {function}" if function else f"at {pc:#010x}"
     if lost:
         where = "at an unknown place (the stack cannot be read)"
     elif caller:
         where += f", called from {caller}"
-    elif function is None and (jumped_from := _named(image, (lr & ~1) - 2)):
+    elif function is None and (jumped_from := _named(symbols, (lr & ~1) - 2)):
         where += f", jumped to from {jumped_from}"
     name = EXCEPTION_NAMES.get(exception, f"interrupt {exception - 16}")
     if kind == "fault":
@@ -194,24 +196,25 @@ def state_from_qemu(dump: str) -> CoreState | None:
         return None
 
 
-def _reasons(state: CoreState) -> list[str]:
+def _reasons(state: CoreState, null_call: bool) -> list[str]:
     mmfar = f" at {state.mmfar:#010x}" if state.cfsr & _MMARVALID else ""
     bfar = f" at {state.bfar:#010x}" if state.cfsr & _BFARVALID else ""
-    words = [text.format(mmfar=mmfar, bfar=bfar) for bit, text in _CFSR_REASONS.items() if state.cfsr & bit]
+    jump = "call of a null function pointer" if null_call else "jump to an address that is not Thumb code"
+    words = [text.format(mmfar=mmfar, bfar=bfar, jump=jump) for bit, text in _CFSR_REASONS.items() if state.cfsr & bit]
     return words + [text for bit, text in _HFSR_REASONS.items() if state.hfsr & bit]
 
 
-def _named(image: Image | None, address: int) -> str | None:
-    found = image.function_at(address) if image else None
-    return f"{found[0]}+{found[1]:#x}" if found else None
+def _named(symbols: Symbols | None, address: int) -> str | None:
+    found = symbols.at(address) if symbols else None
+    return f"{found.name}+{(address & ~1) - found.address:#x}" if found else None
 
 
-def _caller(image: Image | None, pc: int, lr: int) -> str | None:
+def _caller(symbols: Symbols | None, pc: int, lr: int) -> str | None:
     """The caller by its return address; None where LR is left over from a call that pc's function made itself."""
-    if image is None or lr & _EXC_RETURN == _EXC_RETURN:
+    if symbols is None or lr & _EXC_RETURN == _EXC_RETURN:
         return None
     # The return address may be the first of the next function, when the call was the last instruction of its own.
-    inside, callee = image.function_at((lr & ~1) - 2), image.function_at(pc)
-    if inside is None or (callee is not None and callee[0] == inside[0]):
+    caller = symbols.at((lr & ~1) - 2)
+    if caller is None or caller == symbols.at(pc):
         return None
-    return f"{inside[0]}+{inside[1] + 2:#x}"
+    return f"{caller.name}+{(lr & ~1) - caller.address:#x}"

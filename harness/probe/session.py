@@ -41,9 +41,10 @@ from harness.probe.faults import (
     state_from_qemu,
 )
 from harness.probe.hardware import ProbeInfo, list_probes, serves
-from harness.probe.image import Image, read_image
+from harness.probe.image import Segment, read_segments
 from harness.probe.plugin import EmulatorProbe
 from harness.probe.stubs import StubKind
+from harness.toolchain import symbols
 
 __all__ = ["BoardSession", "Emulator", "ProbeInfo", "ProgramReport", "State", "list_probes", "open_session", "serves"]
 
@@ -101,11 +102,11 @@ class BoardSession:
     """
 
     def __init__(self, board: Board, session: Session, emulator: Emulator | None, log: logs.LogTail) -> None:
-        self._board = board
+        self.board = board
         self._session = session
         self._emulator = emulator
         self._log = log
-        self._image: Image | None = None
+        self._programmed: Path | None = None
         self._halted_by_us = True
         self._wake_until = 0.0
 
@@ -122,34 +123,35 @@ class BoardSession:
         progress: called with the share that is done, 0.0 to 1.0. BuildError where the image does not lie in the board's
         flash; DeviceError with address, expected and read byte where flash holds something else afterwards.
         """
-        image = read_image(elf)
-        self._check_placement(image)
-        self._image = image
+        segments = read_segments(elf)
+        self._check_placement(segments)
+        size = sum(len(segment.data) for segment in segments)
+        self._programmed = elf
         started = time.monotonic()
         report = _Progress(progress)
         with self._guarded("programming"):
             self.halt()
             loader = MemoryLoader(self._session, progress=report.from_pyocd)
-            for segment in image.segments:
+            for segment in segments:
                 loader.add_data(segment.address, segment.data)
             loader.commit()
-            self._verify(image, report)
-        return ProgramReport(bytes=image.size, seconds=time.monotonic() - started, verified=True)
+            self._verify(segments, size, report)
+        return ProgramReport(bytes=size, seconds=time.monotonic() - started, verified=True)
 
-    def _check_placement(self, image: Image) -> None:
-        flash = [region for region in self._board.memory if region.kind == "flash"]
-        for segment in image.segments:
+    def _check_placement(self, segments: tuple[Segment, ...]) -> None:
+        flash = [region for region in self.board.memory if region.kind == "flash"]
+        for segment in segments:
             end = segment.address + len(segment.data)
             if not any(r.origin <= segment.address and end <= r.origin + r.length for r in flash):
                 raise BuildError(
                     f"the image has {len(segment.data)} bytes at {segment.address:#010x},"
-                    f" outside the flash of {self._board.name}",
-                    hint=f"build it for this board: its memory map is in boards/{self._board.id}.json",
+                    f" outside the flash of {self.board.name}",
+                    hint=f"build it for this board: its memory map is in boards/{self.board.id}.json",
                 )
 
-    def _verify(self, image: Image, progress: _Progress) -> None:
+    def _verify(self, segments: tuple[Segment, ...], size: int, progress: _Progress) -> None:
         done = 0
-        for segment in image.segments:
+        for segment in segments:
             for offset in range(0, len(segment.data), _VERIFY_CHUNK_BYTES):
                 expected = segment.data[offset : offset + _VERIFY_CHUNK_BYTES]
                 got = bytes(self.target.read_memory_block8(segment.address + offset, len(expected)))
@@ -161,7 +163,7 @@ class BoardSession:
                         hint="program again; if it stays, the flash is worn out or write-protected",
                     )
                 done += len(expected)
-                progress.verified(done / image.size)
+                progress.verified(done / size)
 
     # ---- running
 
@@ -170,7 +172,6 @@ class BoardSession:
         self.reset_and_halt()
         self.resume()
         if self._needs_wake:
-            self._wake_until = time.monotonic() + _WAKE_SECONDS
             for _ in range(_BOOT_WAKES):
                 time.sleep(_BOOT_WAKE_SECONDS)
                 self._wake()
@@ -193,6 +194,7 @@ class BoardSession:
             self.target.set_vector_catch(_CATCHES)
             self.target.resume()
         self._halted_by_us = False
+        self._wake_until = time.monotonic() + _WAKE_SECONDS if self._needs_wake else 0.0
 
     @property
     def _needs_wake(self) -> bool:
@@ -243,15 +245,16 @@ class BoardSession:
 
         elf: names the functions; the last programmed image without it.
         """
-        image = read_image(elf) if elf is not None else self._image
-        ram = tuple(range(r.origin, r.origin + r.length) for r in self._board.memory if r.kind == "ram")
+        elf = elf or self._programmed
+        names = symbols.read(elf) if elf is not None else None
+        ram = tuple(range(r.origin, r.origin + r.length) for r in self.board.memory if r.kind == "ram")
         state = self.state()
         if self._died_of_lockup():
-            return explain("lockup", self._state_at_death(), image, ram)
+            return explain("lockup", self._state_at_death(), names, ram)
         kinds: dict[State, FaultKind] = {"running": "hang", "halted": "stopped", "lockup": "lockup", "fault": "fault"}
         self.halt()
         with self._guarded("reading the core's registers"):
-            return explain(kinds[state], self._core_state(), image, ram)
+            return explain(kinds[state], self._core_state(), names, ram)
 
     def _core_state(self) -> CoreState:
         read = self.target.read_core_register
