@@ -13,6 +13,8 @@ from pathlib import Path
 from harness import boards
 from harness.boards import Board
 from harness.errors import DeviceError
+from harness.probe.faults import FaultReport
+from harness.probe.session import BoardSession
 
 SOURCES = Path(__file__).parent / "probe_firmware"
 LARGE_WORDS = 75_000  # 300 kB
@@ -104,6 +106,16 @@ def read_line(serial: socket.socket, timeout: float = 5.0) -> bytes:
     while not line.endswith(b"\n"):
         line += serial.recv(1)
     return line[:-1]
+
+
+def wait_for_report(session: BoardSession, seconds: float = 5.0) -> FaultReport:
+    """What check() finds, as soon as it finds something."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (report := session.check()) is not None:
+            return report
+        time.sleep(0.005)
+    raise AssertionError("no fault was reported")
 
 
 def _free_ports(count: int) -> list[int]:

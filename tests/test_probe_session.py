@@ -15,7 +15,6 @@ from pyocd.core.target import Target
 from harness import boards
 from harness.boards import Board
 from harness.errors import BuildError, DeviceError, InputError
-from harness.probe.faults import FaultReport
 from harness.probe.image import read_segments
 from harness.probe.session import BoardSession, open_session
 from harness.toolchain import symbols
@@ -55,15 +54,6 @@ def start(session: BoardSession, elf: Path, emulator: probe_boards.Running) -> N
     session.program(elf)
     session.reset_and_run()
     assert probe_boards.read_line(emulator.serial) == b"ready"
-
-
-def wait_for_report(session: BoardSession, seconds: float = 5.0) -> FaultReport:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if (report := session.check()) is not None:
-            return report
-        time.sleep(0.005)
-    pytest.fail("no fault was reported")
 
 
 def address_of(elf: Path, function: str) -> int:
@@ -151,7 +141,7 @@ def test_breakpoint_and_step(session: BoardSession, small: Path, emulator: probe
     session.resume()
     assert probe_boards.read_line(emulator.serial) == b"ready"
     emulator.serial.sendall(b"!W")
-    report = wait_for_report(session)
+    report = probe_boards.wait_for_report(session)
     assert (report.kind, report.function) == ("stopped", "work+0x0")
     assert session.target.get_halt_reason() == Target.HaltReason.BREAKPOINT
     session.target.step()
@@ -219,7 +209,7 @@ def test_a_fault_is_explained(
 ) -> None:
     start(session, small, emulator)
     emulator.serial.sendall(b"!" + letter.encode())
-    report = wait_for_report(session)
+    report = probe_boards.wait_for_report(session)
     assert session.state() == "fault"
     assert report.kind == "fault"
     assert reason in "; ".join(report.reasons)
@@ -234,7 +224,7 @@ def test_a_fault_is_explained(
 def test_a_lockup_is_explained(session: BoardSession, small: Path, emulator: probe_boards.Running) -> None:
     start(session, small, emulator)
     emulator.serial.sendall(b"!K")
-    report = wait_for_report(session)
+    report = probe_boards.wait_for_report(session)
     assert report.kind == "lockup"
     assert (report.function or "").startswith("lock_up+")
     assert report.text.startswith("lockup (a fault where no fault handler can run) in lock_up+")
