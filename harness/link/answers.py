@@ -1,0 +1,294 @@
+"""What a board answers: lines cut from bytes, and each command's answer checked and made a record. Pure functions.
+
+Nothing is skipped and nothing is guessed: a byte that does not belong where it is makes the whole answer a LineError.
+What no grammar can notice is a figure that became another one: a digit more, less or changed, a sign lost.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.errors import DeviceError
+
+READY = "m-ready"
+
+# The longest line is m-output: two digits for each byte of the network's output.
+_MAX_LINE_BYTES = 1 << 18
+
+_COUNT = r"(0|[1-9][0-9]{0,19})"
+_SCORE = r"-?(?:0|[1-9][0-9]{0,9})\.[0-9]{3}"
+_TEXT = r"([ -~]+)"
+
+
+class LineError(DeviceError):
+    """Bytes on the line are not what the protocol says: they were lost, doubled or changed, or the board refused."""
+
+
+class RefusedError(LineError):
+    """The board answered e-[reason]: the command reached it damaged, or asks for what it cannot do."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """profile: which protocol the firmware speaks. model: the network in it (its NETWORK_NAME)."""
+
+    profile: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Inference:
+    """`runs` inferences. start_us, end_us: the board's clock before, and after with the inferences' time alone added.
+
+    scores: the dequantised outputs of the last inference, in thousandths' precision.
+    """
+
+    runs: int
+    warmups: int
+    start_us: int
+    end_us: int
+    scores: tuple[float, ...]
+
+    @property
+    def us(self) -> int:
+        """Microseconds that all `runs` inferences took."""
+        return self.end_us - self.start_us
+
+    @property
+    def predicted(self) -> int:
+        """The class with the highest score; the first one where several are equal in thousandths."""
+        return self.scores.index(max(self.scores))
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """Ticks of each single inference, as counted; `empty` ticks, those of an empty region, are still in each."""
+
+    ticks: tuple[int, ...]
+    empty: int
+    tick_hz: int
+
+
+@dataclass(frozen=True)
+class LayerTicks:
+    """Ticks of each layer in one inference; `empty` ticks, those of one observer call, are still in each of them."""
+
+    ticks: tuple[int, ...]
+    empty: int
+
+
+@dataclass(frozen=True)
+class LayerCrcs:
+    """crcs: of each layer's logical tensor, 8 hex digits. predicted: the class. output: the last layer's bytes."""
+
+    crcs: tuple[str, ...]
+    predicted: int
+    output: bytes
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Bytes of stack used at most since boot, and bytes reserved."""
+
+    used: int
+    reserved: int
+
+
+class Lines:
+    """Cuts the bytes of a line into its lines, however they arrive."""
+
+    def __init__(self) -> None:
+        self._partial = b""
+
+    @property
+    def partial(self) -> bytes:
+        """The bytes since the last line end."""
+        return self._partial
+
+    def clear(self) -> None:
+        """Forgets what has arrived of the current line."""
+        self._partial = b""
+
+    def feed(self, data: bytes) -> list[str]:
+        """The lines that `data` completes, without their CRLF. LineError for what is no line of printable ASCII."""
+        *complete, self._partial = (self._partial + data).split(b"\n")
+        if len(self._partial) > _MAX_LINE_BYTES:
+            raise LineError(f"the board sent {len(self._partial):,} bytes without a line end")
+        return [_line(raw) for raw in complete]
+
+
+def _line(raw: bytes) -> str:
+    text = raw[:-1]
+    if not raw.endswith(b"\r") or not all(0x20 <= byte <= 0x7E for byte in text):
+        raise LineError(f"the board sent a damaged line: {shown(raw)}")
+    return text.decode("ascii")
+
+
+def shown(data: bytes) -> str:
+    """Bytes for people, shortened."""
+    return repr(data if len(data) <= 60 else data[:57] + b"...").removeprefix("b")
+
+
+class _Answer:
+    """The lines of one answer, taken one after the other."""
+
+    def __init__(self, command: str, lines: Sequence[str]) -> None:
+        self._command = command
+        self._lines = lines
+        self._next = 0
+
+    def take(self, pattern: str) -> re.Match[str]:
+        """The next line, which must be all of `pattern`."""
+        match = self.take_if(pattern)
+        if match is None:
+            raise self._unexpected()
+        return match
+
+    def take_if(self, pattern: str) -> re.Match[str] | None:
+        """The next line if it is all of `pattern`, else None."""
+        if self._next == len(self._lines):
+            return None
+        match = re.fullmatch(pattern, self._lines[self._next])
+        self._next += match is not None
+        return match
+
+    def end(self) -> None:
+        """There must be no further line."""
+        if self._next < len(self._lines):
+            raise self._unexpected()
+
+    def error(self, reason: str) -> LineError:
+        return LineError(f"the board's answer to `{self._command}` is damaged: {reason}")
+
+    def _unexpected(self) -> LineError:
+        if self._next == len(self._lines):
+            return self.error(f"it ends after {self._next} lines")
+        line = self._lines[self._next]
+        return self.error(f"line {self._next + 1} is {shown(line.encode())}")
+
+
+def _count(text: str) -> int:
+    """A count of at most 64 bits; its pattern admits a little more."""
+    value = int(text)
+    if value >= 1 << 64:
+        raise LineError(f"the board sent a number that no counter holds: {text}")
+    return value
+
+
+def refusal(line: str) -> str | None:
+    """The reason in an `e-[reason]` line, None for any other line."""
+    match = re.fullmatch(r"e-\[([ -~]*)\]", line)
+    return match.group(1) if match else None
+
+
+def parse_name(lines: Sequence[str]) -> str:
+    """Of `name%`: the board's name."""
+    answer = _Answer("name", lines)
+    name = answer.take(rf"m-name-dut-\[{_TEXT}\]").group(1)
+    answer.end()
+    return name
+
+
+def parse_profile(lines: Sequence[str]) -> Profile:
+    """Of `profile%`."""
+    answer = _Answer("profile", lines)
+    profile = answer.take(rf"m-profile-\[{_TEXT}\]").group(1)
+    model = answer.take(rf"m-model-\[{_TEXT}\]").group(1)
+    answer.end()
+    return Profile(profile, model)
+
+
+def parse_build(lines: Sequence[str]) -> str:
+    """Of `build%`: the build id, 16 hex digits."""
+    answer = _Answer("build", lines)
+    build = answer.take(r"m-build-\[([0-9a-f]{16})\]").group(1)
+    answer.end()
+    return build
+
+
+def parse_load(lines: Sequence[str], size: int) -> None:
+    """Of `db load <size>%`."""
+    answer = _Answer(f"db load {size}", lines)
+    answer.take(rf"m-\[Expecting {size} bytes\]")
+    answer.end()
+
+
+def parse_crc(lines: Sequence[str]) -> str:
+    """Of `db crc%`: 8 hex digits."""
+    answer = _Answer("db crc", lines)
+    crc = answer.take(r"m-crc-\[([0-9a-f]{8})\]").group(1)
+    answer.end()
+    return crc
+
+
+def parse_inference(lines: Sequence[str], runs: int, warmups: int, outputs: int | None = None) -> Inference:
+    """Of `infer <runs> <warmups>%`, with `outputs` scores where that is known."""
+    answer = _Answer(f"infer {runs} {warmups}", lines)
+    answer.take(f"m-warmup-start-{warmups}")
+    answer.take("m-warmup-done")
+    answer.take(f"m-infer-start-{runs}")
+    start = _count(answer.take(f"m-lap-us-{_COUNT}").group(1))
+    end = _count(answer.take(f"m-lap-us-{_COUNT}").group(1))
+    answer.take("m-infer-done")
+    scores = answer.take(rf"m-results-\[({_SCORE}(?:,{_SCORE})*)\]").group(1).split(",")
+    answer.end()
+    if end < start:
+        raise answer.error(f"time goes back from {start} us to {end} us")
+    if outputs is not None and len(scores) != outputs:
+        raise answer.error(f"it has {len(scores)} results, not {outputs}")
+    return Inference(runs, warmups, start, end, tuple(float(score) for score in scores))
+
+
+def parse_ticks(lines: Sequence[str], runs: int) -> Ticks:
+    """Of `ticks <runs>%`."""
+    answer = _Answer(f"ticks {runs}", lines)
+    tick_hz = _count(answer.take(rf"m-tick-hz-\[{_COUNT}\]").group(1))
+    empty = _count(answer.take(rf"m-empty-\[{_COUNT}\]").group(1))
+    ticks = tuple(_count(answer.take(rf"m-ticks-\[{_COUNT}\]").group(1)) for _ in range(runs))
+    answer.end()
+    if tick_hz == 0:
+        raise answer.error("a clock of 0 Hz")
+    return Ticks(ticks, empty, tick_hz)
+
+
+def parse_layers(lines: Sequence[str], count: int | None = None) -> LayerTicks:
+    """Of `layers%`, with `count` layers where that is known: each one once, in order."""
+    answer = _Answer("layers", lines)
+    empty = _count(answer.take(rf"m-layer-empty-\[{_COUNT}\]").group(1))
+    ticks: list[int] = []
+    while match := answer.take_if(rf"m-layer-\[{len(ticks)},{_COUNT}\]"):
+        ticks.append(_count(match.group(1)))
+    answer.end()
+    _check_count(answer, len(ticks), count)
+    return LayerTicks(tuple(ticks), empty)
+
+
+def parse_layer_crcs(lines: Sequence[str], count: int | None = None) -> LayerCrcs:
+    """Of `crc%`, with `count` layers where that is known: each one once, in order."""
+    answer = _Answer("crc", lines)
+    crcs: list[str] = []
+    while match := answer.take_if(rf"m-layer-crc-\[{len(crcs)},([0-9a-f]{{8}})\]"):
+        crcs.append(match.group(1))
+    predicted = _count(answer.take(rf"m-class-\[{_COUNT}\]").group(1))
+    output = answer.take(r"m-output-\[((?:[0-9a-f]{2})+)\]").group(1)
+    answer.end()
+    _check_count(answer, len(crcs), count)
+    return LayerCrcs(tuple(crcs), predicted, bytes.fromhex(output))
+
+
+def parse_stack(lines: Sequence[str]) -> Stack:
+    """Of `stack%`."""
+    answer = _Answer("stack", lines)
+    match = answer.take(rf"m-stack-\[{_COUNT},{_COUNT}\]")
+    answer.end()
+    stack = Stack(_count(match.group(1)), _count(match.group(2)))
+    if stack.used > stack.reserved:
+        raise answer.error(f"{stack.used} bytes used of {stack.reserved} reserved")
+    return stack
+
+
+def _check_count(answer: _Answer, got: int, expected: int | None) -> None:
+    if got == 0 or (expected is not None and got != expected):
+        raise answer.error(f"it has {got} layers" + ("" if expected is None else f", not {expected}"))
