@@ -45,6 +45,12 @@ class DeviceError(HarnessError):
     exit_code = 3
 
 
+class InternalError(HarnessError):
+    """A bug of ours: exit code 4, so that a script can tell it from everything above."""
+
+    exit_code = 4
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that is not in `known`: names the nearest ones, else all of them."""
     known = sorted(known)

@@ -168,7 +168,7 @@ def _serial_of(choice: Choice) -> str:
     from serial.tools.list_ports import comports
 
     ports = [port for port in comports() if port.serial_number]
-    matching = [port.device for port in ports if choice.probe and port.serial_number in choice.probe]
+    matching = [port.device for port in ports if choice.probe and str(port.serial_number) in choice.probe]
     if not matching and choice.probe is None and len(ports) == 1:
         matching = [ports[0].device]
     if len(matching) != 1:

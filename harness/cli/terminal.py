@@ -8,13 +8,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec
 
 from rich.console import Console
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, InternalError
 from harness.progress import Advance, Reporter, Silent
 
 # Results go to stdout, everything said on the way to stderr, so that a pipe gets results alone.
@@ -81,8 +81,26 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             # The reader of our stdout is gone (harness show ... | head): nothing is left to say.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(0) from None
+        except Exception as error:
+            if os.environ.get("HARNESS_DEBUG"):
+                raise
+            fail(_internal(error))
 
     return run
+
+
+def _internal(error: Exception) -> HarnessError:
+    """An error that is ours, not the user's: the details go to a file that can be sent to us."""
+    import traceback
+
+    from harness.files import cache_dir, write_whole
+
+    report = InternalError(f"{type(error).__name__}: {error}", hint="this is a bug in harness; HARNESS_DEBUG=1 shows it")
+    path = cache_dir() / "last-error.txt"
+    with suppress(HarnessError):
+        write_whole(path, "".join(traceback.format_exception(error)))
+        report.hint = f"this is a bug in harness; please report it with {path}"
+    return report
 
 
 def unwind_on_signals() -> None:

@@ -74,23 +74,24 @@ def _verdict(record: Result) -> Text:
 def _layers(record: Result) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 1), title_justify="left")
     unit = record.latency.unit
+    timed = any(layer.ticks is not None for layer in record.layers)
     for column in ("layer", "operator", "output"):
-        table.add_column(column)
-    for column in ("MAC", unit, f"{unit}/MAC", "weights B", "output B"):
-        table.add_column(column, justify="right")
-    table.add_column("CRC-32")
+        table.add_column(column, no_wrap=True)
+    for column in ("MAC", *((unit, "per MAC") if timed else ()), "weights B", "buffers B"):
+        table.add_column(column, justify="right", no_wrap=True)
     for layer in record.layers:
-        ratio = f"{layer.ticks / layer.macs:.2f}" if layer.ticks is not None and layer.macs else "-"
+        times = []
+        if timed:
+            times.append(f"{layer.ticks:,}" if layer.ticks is not None else "-")
+            times.append(f"{layer.ticks / layer.macs:.2f}" if layer.ticks is not None and layer.macs else "-")
         table.add_row(
             layer.name,
-            layer.op,
+            layer.op.replace("max_pool2d", "pool"),
             "x".join(map(str, layer.shape)),
             f"{layer.macs:,}",
-            f"{layer.ticks:,}" if layer.ticks is not None else "-",
-            ratio,
+            *times,
             f"{layer.weight_bytes:,}",
             f"{layer.activation_bytes:,}",
-            layer.crc_device or "-",
         )
     return table
 

@@ -40,6 +40,21 @@ def results_dir(option: Path | None = None) -> Path:
     return project / "results"
 
 
+def writable_results_dir(option: Path | None = None) -> Path:
+    """results_dir(), after a check that records can be written there: asked before a run, not after it.
+
+    InputError when they cannot.
+    """
+    root = results_dir(option)
+    existing = next(folder for folder in (root / RUNS, *(root / RUNS).parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(
+            f"results cannot be written to {root}: {existing} is not a folder that can be written to",
+            hint="choose another results folder with --results or $HARNESS_RESULTS",
+        )
+    return root
+
+
 def save(result: Result, root: Path | None = None) -> Path:
     """Writes the record whole or not at all, and returns its file. root: the results folder (None: results_dir()).
 
