@@ -84,7 +84,7 @@ def missing_target(engine: HardwareEngine) -> DeviceError:
     )
 
 
-def cannot_open(probe: str, error: Exception) -> DeviceError:
+def cannot_open(probe: Any, error: Exception) -> DeviceError:
     """The error for a probe that is there but refuses, with the likeliest remedy."""
     text = str(error).lower()
     if any(words in text for words in ("busy", "in use", "already open", "exclusive")):
@@ -93,7 +93,7 @@ def cannot_open(probe: str, error: Exception) -> DeviceError:
         hint = "give your user access to USB probes: install pyOCD's udev rules (https://pyocd.io/docs/installing#udev)"
     else:
         hint = "unplug the board and plug it in again, and check that it is powered"
-    return DeviceError(f"probe {probe} cannot be opened: {error}", hint=hint)
+    return DeviceError(f"{_info(probe)}, cannot be opened: {error}", hint=hint)
 
 
 def _connected() -> list[Any]:

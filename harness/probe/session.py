@@ -40,13 +40,13 @@ from harness.probe.faults import (
     frame_address,
     state_from_qemu,
 )
-from harness.probe.hardware import ProbeInfo, list_probes, serves
+from harness.probe.hardware import ProbeInfo, list_probes
 from harness.probe.image import Segment, read_segments
 from harness.probe.plugin import EmulatorProbe
 from harness.probe.stubs import StubKind
 from harness.toolchain import symbols
 
-__all__ = ["BoardSession", "Emulator", "ProbeInfo", "ProgramReport", "State", "list_probes", "open_session", "serves"]
+__all__ = ["BoardSession", "Emulator", "ProbeInfo", "ProgramReport", "State", "list_probes", "open_session"]
 
 State = Literal["running", "halted", "lockup", "fault"]
 
@@ -133,7 +133,12 @@ class BoardSession:
             self.halt()
             loader = MemoryLoader(self._session, progress=report.from_pyocd)
             for segment in segments:
-                loader.add_data(segment.address, segment.data)
+                try:
+                    loader.add_data(segment.address, segment.data)
+                except ValueError as error:
+                    raise BuildError(
+                        f"pyOCD's target {self.target.part_number} cannot hold the image: {error}"
+                    ) from error
             loader.commit()
             self._verify(segments, size, report)
         return ProgramReport(bytes=size, seconds=time.monotonic() - started, verified=True)
@@ -201,8 +206,7 @@ class BoardSession:
         return self._emulator is not None and self._session.probe.core.sleeps_after_reset
 
     def _wake(self) -> None:
-        """Make QEMU look at its serial input: bytes that came before the firmware switched its UART on wait up to 1 s
-        else.
+        """Make QEMU look at its serial input: what came before the firmware switched its UART on may wait a second.
 
         Costs a fraction of a millisecond, and not one instruction of virtual time.
         """
@@ -240,8 +244,7 @@ class BoardSession:
         return self.fault_report()
 
     def fault_report(self, elf: Path | None = None) -> FaultReport:
-        """Explain where the core is, after a fault, a lockup, or when the firmware ran too long without an answer
-        (halts it).
+        """Explain where the core is: after a fault or a lockup, or after too long without an answer. Leaves it halted.
 
         elf: names the functions; the last programmed image without it.
         """
@@ -288,7 +291,7 @@ class BoardSession:
             yield
         except HarnessError:
             raise
-        except (exceptions.Error, OSError, ValueError, KeyError) as error:
+        except (exceptions.Error, OSError) as error:
             if isinstance(error, exceptions.ProbeDisconnected) and self._ended():
                 assert self._emulator is not None
                 raise self._emulator.exit_report() from error
@@ -379,7 +382,7 @@ def _open(session: Session, emulator: Emulator | None, log: logs.LogTail) -> Non
         session.open()
     except (exceptions.Error, OSError) as error:
         if emulator is None:
-            raise hardware.cannot_open(session.probe.description, error) from error
+            raise hardware.cannot_open(session.probe, error) from error
         if not emulator.alive():
             raise emulator.exit_report() from error
         raise _device_error(f"the emulator cannot be debugged: {error}", log) from error
