@@ -266,10 +266,11 @@ def _open(url: str, connect_seconds: float) -> HTTPResponse:
     return answer
 
 
-def _reason(error: Exception) -> object:
+def _reason(error: Exception) -> str:
     """The cause that urllib wraps; its HTTPError reads better whole."""
-    wrapped = isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
-    return getattr(error, "reason", error) if wrapped else error
+    if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError):
+        return str(error.reason)
+    return str(error) or type(error).__name__
 
 
 def _age_seconds(path: Path) -> float:

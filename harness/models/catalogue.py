@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,7 @@ def load_weights(module: nn.Module, path: Path) -> str:
         raise InputError(f"weights file {path} cannot be read: {error.strerror}") from error
     tensors = _parse(path, content)
     expected = module.state_dict()
-    _check_names(path, list(expected), list(tensors))
+    _check_names(path, list(expected), sorted(tensors))
     for name, target in expected.items():
         tensor = tensors[name]
         if tensor.shape != target.shape:
@@ -174,7 +175,10 @@ def _parse(path: Path, content: bytes) -> dict[str, Tensor]:
     if path.suffix not in (".pt", ".pth"):
         raise InputError(f"weights file {path} is not .safetensors, .pt or .pth", hint=_HOW_TO_SAVE)
     try:
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Remarks on the pickle's protocol: it either loads or it does not.
+            warnings.simplefilter("ignore", UserWarning)
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # Torch's own text advises to switch the protection off; ours must not.
         raise InputError(f"weights file {path} is damaged, or holds more than tensors", hint=_HOW_TO_SAVE) from error
@@ -194,21 +198,19 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 
 def _check_names(path: Path, expected: list[str], found: list[str]) -> None:
-    missing = [name for name in expected if name not in found]
-    extra = [name for name in found if name not in expected]
-    if not missing and not extra:
-        return
-    parts = []
-    if missing:
-        parts.append(f"it lacks {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""))
-    if extra:
-        parts.append(
-            f"it has {extra[0]}" + (f" and {len(extra) - 1} more" if len(extra) > 1 else "") + ", which is unknown here"
+    differences = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+    }
+    parts = [
+        f"{names[0]} is {kind}" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
+        for kind, names in differences.items()
+        if names
+    ]
+    if parts:
+        raise InputError(
+            f"{path} holds weights of another network: {', '.join(parts)}", hint=f"expected: {', '.join(expected)}"
         )
-    raise InputError(
-        f"{path} holds weights of another network: {'; '.join(parts)}",
-        hint=f"expected: {', '.join(expected)}",
-    )
 
 
 def _shape(tensor: Tensor) -> str:
