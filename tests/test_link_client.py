@@ -302,13 +302,14 @@ class TestSilenceAndDeath:
                 client.ticks(2, timeout=30)
 
     def test_a_fault_while_loading_is_not_tried_again(self, firmware: Callable[[int], Path]) -> None:
-        def check() -> None:
-            raise DeviceError("HardFault in conv1")
+        faulted = threading.Event()
 
-        with Board(firmware(1024), to_host=silent_after(b"Expecting")) as board, open_port(board.url) as port:
-            client = BoardClient(port)
-            client.sync()
-            client._check = check
+        def check() -> None:
+            if faulted.is_set():
+                raise DeviceError("HardFault in conv1")
+
+        with Board(firmware(1024), to_host=then(b"Expecting", faulted.set)) as board, open_port(board.url) as port:
+            client = BoardClient(port, check=check)
             with pytest.raises(DeviceError, match="HardFault in conv1"):
                 client.load_input(image())
             assert client.retries == 0
