@@ -30,8 +30,12 @@
 
 #define NN_INLINE static inline __attribute__((always_inline))
 
-/* One function per layer, never merged into its caller: profilers see layers by name. */
+/* One function per layer, never merged into its caller or renamed: profilers see layers by name. */
+#if defined(__clang__)
 #define NN_LAYER static __attribute__((noinline))
+#else
+#define NN_LAYER static __attribute__((noinline, noclone))
+#endif
 
 /* Sections by which a linker map tells weights and activations from code. AddressSanitizer cannot guard objects in
  * sections of their own, so that its builds do without. */
