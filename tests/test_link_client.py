@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from link_board import BUILD_ID, Board, Line, at, build, double, drop, flip, insert
 
 from harness.errors import DeviceError, InputError
-from harness.link.answers import LayerCrcs, LineError, Profile, RefusedError, Stack
+from harness.link.answers import LayerCrcs, LineError, Profile, RefusedError, SilentBoardError, Stack
 from harness.link.client import BoardClient
 from harness.link.serial_port import SerialPort, open_port
 
@@ -273,9 +273,20 @@ class TestSilenceAndDeath:
     def test_a_board_that_never_answers(self, firmware: Callable[[int], Path]) -> None:
         with Board(firmware(1024), to_host=lambda data: b"") as board, open_port(board.url) as port:
             start = time.monotonic()
-            with pytest.raises(DeviceError, match="does not answer"):
+            with pytest.raises(SilentBoardError, match="does not answer"):
                 BoardClient(port).sync(timeout=0.4)
             assert time.monotonic() - start < 1.5
+
+    def test_a_board_that_falls_silent_while_loading_is_not_tried_again_and_again(
+        self, firmware: Callable[[int], Path]
+    ) -> None:
+        with Board(firmware(1024), to_host=silent_after(b"Expecting")) as board, open_port(board.url) as port:
+            client = BoardClient(port, stall=STALL_S)
+            start = time.monotonic()
+            with pytest.raises(SilentBoardError):
+                client.load_input(image(), timeout=1)
+            assert time.monotonic() - start < 2
+            assert client.retries == 1
 
     def test_an_answer_that_stops_halfway_is_told_by_its_deadline(self, firmware: Callable[[int], Path]) -> None:
         with Board(firmware(1024), to_host=silent_after(b"m-tick")) as board, open_port(board.url) as port:

@@ -26,6 +26,10 @@ class LineError(DeviceError):
     """Bytes on the line are not what the protocol says: they were lost, doubled or changed, or the board refused."""
 
 
+class SilentBoardError(LineError):
+    """Nothing answers at all: the board hangs or is off, or this is not its line. Trying again does not help."""
+
+
 class RefusedError(LineError):
     """The board answered e-[reason]: the command reached it damaged, or asks for what it cannot do."""
 

@@ -22,6 +22,7 @@ from harness.link.answers import (
     Lines,
     Profile,
     RefusedError,
+    SilentBoardError,
     Stack,
     Ticks,
     parse_build,
@@ -147,7 +148,7 @@ class BoardClient:
     def load_input(self, data: bytes, *, timeout: float = _INFERENCE_S) -> None:
         """Loads `data` into the board's staging buffer and compares the CRC-32 of what arrived with its own.
 
-        Whatever goes wrong on the line is tried again up to 3 times, then one line at a time; DeviceError says what was
+        Whatever goes wrong on the line is tried again up to 3 times, then one line at a time; LineError says what was
         lost when that does not help, or when `timeout` seconds are over.
         """
         if not data:
@@ -161,16 +162,19 @@ class BoardClient:
             try:
                 self._load_once(data, deadline)
                 return
+            except SilentBoardError:
+                raise
             except LineError as error:
                 failures.append(error)
         refused = isinstance(failures[-1], RefusedError)
-        raise DeviceError(
+        raise LineError(
             f"an input of {len(data):,} bytes was not loaded whole in {len(failures)} attempts: {failures[-1]}",
             hint=None if refused else "check the cable, the baud rate, and that nothing else uses this serial port",
         ) from failures[-1]
 
     def _load_once(self, data: bytes, deadline: float) -> None:
         size = len(data)
+        self._get_in_step(deadline)
         parse_load(self._ask(f"db load {size}", self._patience(deadline)), size)
         self._send_data([f"db {data[start : start + DB_BYTES].hex()}%" for start in range(0, size, DB_BYTES)], deadline)
         got = parse_crc(self._ask("db crc", self._patience(deadline)))
@@ -181,7 +185,7 @@ class BoardClient:
     def _send_data(self, commands: Sequence[str], deadline: float) -> None:
         """Sends `db` lines, at most `window` of them ahead of their m-ready; the last one also gives m-load-done."""
         sent = 0
-        with self._exchange():
+        with self._exchange(deadline):
             for answered in range(len(commands)):
                 # Topped up at half a window: one write for many lines, and the board never runs dry.
                 if sent - answered <= self._window // 2:
@@ -206,7 +210,8 @@ class BoardClient:
     def sync(self, *, timeout: float = _COMMAND_S) -> None:
         """Brings board and client into step: ends whatever command the board is in, and drops what it says until then.
 
-        Done by itself before the first command and after every error. DeviceError when the board does not answer.
+        Done by itself before the first command and after every error. SilentBoardError when the board does not answer,
+        LineError when it does not stop.
         """
         deadline = time.monotonic() + timeout
         self._in_step = False
@@ -217,7 +222,7 @@ class BoardClient:
         while READY.encode() not in heard:
             if time.monotonic() >= deadline:
                 said = f"; it sent {shown(heard)}" if heard else ""
-                raise DeviceError(
+                raise SilentBoardError(
                     f"the board does not answer on the serial line within {timeout:g} s{said}",
                     hint="is the firmware running, and is this its serial port?",
                 )
@@ -227,19 +232,22 @@ class BoardClient:
             heard = (heard + self._receive(min(deadline, next_knock)))[-_HEARD_BYTES:]
         while self._read(_QUIET_S):
             if time.monotonic() >= deadline:
-                raise DeviceError("the board does not stop sending", hint="is this the port of our firmware?")
+                raise LineError("the board does not stop sending", hint="is this the port of our firmware?")
         self._in_step = True
 
     @contextmanager
-    def _exchange(self) -> Iterator[None]:
+    def _exchange(self, deadline: float) -> Iterator[None]:
         """In step before, and in step afterwards - unless something is raised inside, whatever it is."""
-        if not self._in_step:
-            self.sync()
+        self._get_in_step(deadline)
         self._in_step = False
         self._require_quiet()
         yield
         self._require_quiet()
         self._in_step = True
+
+    def _get_in_step(self, deadline: float) -> None:
+        if not self._in_step:
+            self.sync(timeout=max(0.0, min(_COMMAND_S, deadline - time.monotonic())))
 
     def _require_quiet(self) -> None:
         """LineError when there is anything on the line that nobody asked for."""
@@ -251,8 +259,8 @@ class BoardClient:
     def _ask(self, command: str, timeout: float, most_lines: int = _MAX_LINES) -> list[str]:
         """Sends a command and returns the lines of its answer, m-ready left out."""
         lines: list[str] = []
-        with self._exchange():
-            deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout
+        with self._exchange(deadline):
             self._write(f"{command}%")
             while (line := self._next_line(deadline)) != READY:
                 if line is None:
