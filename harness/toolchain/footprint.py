@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,10 @@ Class = Literal["weights", "kernels", "platform", "activations", "stack"]
 _WEIGHTS = re.compile(r"\.(?:rodata|text|data)\.weights\.(.+)")
 _ACTIVATIONS = ".bss.activations"
 _STACK = ".stack"
+
+# What the linker itself puts in, as its map names it.
+_FILL = "*fill*"
+_STUBS = "linker stubs"
 
 
 @dataclass(frozen=True)
@@ -103,14 +107,14 @@ def measure(elf: Path, map_file: Path, *, root: Path, is_model: Callable[[str], 
     network = _network_origins(linked, root, is_model)
     parts: list[Part] = []
     for section in _allocated_sections(elf):
-        pieces = list(_pieces(section, linked.inputs.get(section.name, ())))
+        try:
+            pieces = list(_pieces(section, linked.inputs.get(section.name, ())))
+        except ValueError as error:
+            raise BuildError(f"{map_file} does not describe {section.name} of {elf}: {error}") from error
         for memory in section.memories:
             for piece, size in pieces:
                 kind = _class_of(memory, piece, piece.origin in network)
                 parts.append(Part(memory, kind, section.name, piece.section, piece.origin, size))
-            counted = sum(part.bytes for part in parts if part.memory == memory and part.output == section.name)
-            if counted != section.size:
-                raise BuildError(f"{elf}: {section.name} has {section.size} bytes, but its map accounts for {counted}")
 
     def total(memory: Memory, kind: Class | None = None) -> int:
         return sum(part.bytes for part in parts if part.memory == memory and kind in (None, part.kind))
@@ -182,21 +186,31 @@ def _allocated_sections(elf: Path) -> list[_Section]:
 
 
 def _pieces(section: _Section, inputs: Iterable[_Input]) -> Iterator[tuple[_Input, int]]:
-    """What the section is made of, with the bytes of each: a gap goes to what follows it, the last to what precedes."""
-    end = section.address + section.size
-    cursor = section.address
+    """What the section is made of, with the bytes of each: fill counts with what follows, the last with what precedes.
+
+    ValueError when the inputs do not cover the section exactly.
+    """
+    placed = sorted((piece for piece in inputs if piece.size), key=lambda piece: piece.address)
+    ends = [piece.address for piece in placed[1:]] + [section.address + section.size]
+    if placed and placed[0].address != section.address:
+        raise ValueError(f"it starts at 0x{placed[0].address:08x}")
+    fill = 0
     previous: tuple[_Input, int] | None = None
-    for piece in sorted(inputs, key=lambda piece: piece.address):
-        if piece.size == 0:
+    for piece, end in zip(placed, ends, strict=True):
+        size = end - piece.address
+        if size != piece.size and not piece.merged:
+            raise ValueError(f"{piece.section} at 0x{piece.address:08x} has {piece.size} bytes, but room for {size}")
+        if piece.section == _FILL:
+            fill += size
             continue
         if previous is not None:
             yield previous
-        previous = piece, piece.address + piece.size - cursor
-        cursor = piece.address + piece.size
-    if previous is None:
-        yield _Input(section.name, "linker script", section.address, section.size), section.size
+        previous = piece, fill + size
+        fill = 0
+    if previous is not None:
+        yield previous[0], previous[1] + fill
     else:
-        yield previous[0], previous[1] + end - cursor
+        yield _Input(section.name, "linker script", section.address, section.size), section.size
 
 
 # ---- the map
@@ -204,12 +218,16 @@ def _pieces(section: _Section, inputs: Iterable[_Input]) -> Iterator[tuple[_Inpu
 
 @dataclass(frozen=True)
 class _Input:
-    """One object's section in the image. origin: the object's path, or library.a(member)."""
+    """One object's section in the image. origin: the object's path, or library.a(member).
+
+    merged: its strings or constants were merged with those of others, and the map's size is only about right.
+    """
 
     section: str
     origin: str
     address: int
     size: int
+    merged: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,6 +242,7 @@ class _Linked:
 _HEX = r"0x([0-9a-f]+)"
 _OUTPUT = re.compile(rf"(\.\S+)(?:\s+{_HEX}\s+{_HEX}.*)?")
 _INPUT = re.compile(rf" (\.\S+|COMMON)(?:\s+{_HEX}\s+{_HEX}\s+(\S.*))?")
+_INPUT_FILL = re.compile(rf" \*fill\*\s+{_HEX}\s+{_HEX}\s.*")
 _INPUT_REST = re.compile(rf"\s+{_HEX}\s+{_HEX}\s+(\S.*)")
 _MEMBER = re.compile(r"(\S.*\.a\(.+?\))(?:\s.*)?")
 
@@ -242,11 +261,15 @@ def _read_map(text: str) -> _Linked:
             pending = None
             continue
         pending = None
-        if line.startswith("LOAD "):
+        if line.endswith(" (size before relaxing)") and output:
+            inputs[output][-1] = replace(inputs[output][-1], merged=True)
+        elif line.startswith("LOAD "):
             objects.add(line.removeprefix("LOAD "))
         elif found := _OUTPUT.fullmatch(line):
             output = found[1]
             inputs.setdefault(output, [])
+        elif (found := _INPUT_FILL.fullmatch(line)) and output:
+            inputs[output].append(_Input(_FILL, "", int(found[1], 16), int(found[2], 16)))
         elif (found := _INPUT.fullmatch(line)) and output:
             if found[4] is None:
                 pending = found[1]
@@ -254,7 +277,7 @@ def _read_map(text: str) -> _Linked:
                 inputs[output].append(_Input(found[1], found[4], int(found[2], 16), int(found[3], 16)))
     return _Linked(
         {name: tuple(found) for name, found in inputs.items()},
-        frozenset(name for name in objects if not name.endswith(".a")),
+        frozenset(name for name in objects if not name.endswith(".a") and name != _STUBS),
         frozenset(found[1] for line in members.splitlines() if (found := _MEMBER.fullmatch(line))),
     )
 

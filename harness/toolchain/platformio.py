@@ -128,7 +128,7 @@ def build(
                 entry.store(work / "result")
     except OSError as error:
         raise InputError(
-            f"the cache {cache_dir} cannot be used: {error.strerror or error}",
+            f"the cache cannot be used: {error.filename or cache_dir}: {error.strerror or error}",
             hint="set HARNESS_CACHE to a folder that can be written to",
         ) from error
     firmware = entry.load(cached=False)
