@@ -21,7 +21,7 @@ from harness.data.base import Dataset
 from harness.errors import InputError
 from harness.models import catalogue
 
-METADATA = {"dataset": "mnist", "seed": "7", "epochs": "60", "model": "lenet5"}
+METADATA = {"dataset": "mnist", "seed": "7", "epochs": "60", "network": "lenet5"}
 
 
 @pytest.fixture

@@ -37,11 +37,25 @@ class Epoch:
 class TrainingReport:
     """A finished training. state_dict: float32 tensors on the CPU; accuracies are fractions; seconds: wall clock."""
 
+    network: str
+    dataset: str
     state_dict: dict[str, Tensor]
     history: tuple[Epoch, ...]
     test_accuracy: float
     seconds: float
     seed: int
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """How the weights came about, for `save_weights`."""
+        return {
+            "network": self.network,
+            "dataset": self.dataset,
+            "seed": str(self.seed),
+            "epochs": str(len(self.history)),
+            "test_accuracy": f"{self.test_accuracy:.4f}",
+            "torch": torch.__version__,
+        }
 
 
 def train(
@@ -76,6 +90,8 @@ def train(
         history = _fit(network, dataset, recipe, total, generator, progress)
         test_accuracy = accuracy(network, dataset, dataset.test)
     return TrainingReport(
+        network=entry.name,
+        dataset=dataset.name,
         state_dict={name: tensor.detach().clone() for name, tensor in network.state_dict().items()},
         history=tuple(history),
         test_accuracy=test_accuracy,
