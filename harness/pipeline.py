@@ -275,9 +275,16 @@ def _on_host(
 def _build(spec: RunSpec, generated: Generated, board: Board, reporter: Reporter) -> Firmware:
     from harness.toolchain.platformio import BuildInputs, build
 
+    optimize, *extra_flags = generated.optimize.split()
+    inputs = BuildInputs(
+        name=f"{generated.name}-{spec.variant}",
+        files=generated.files,
+        optimize=optimize,
+        extra_flags=tuple(extra_flags),
+    )
     with reporter.stage(f"building for {board.id}"):
         return build(
-            BuildInputs(name=f"{generated.name}-{spec.variant}", files=generated.files, optimize=generated.optimize),
+            inputs,
             board,
             cache_dir=cache_dir(),
             toolchain=spec.toolchain,
