@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import pty
 import select
@@ -13,7 +14,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from harness.assets import firmware_dir
 from harness.boards import Board
@@ -22,6 +25,14 @@ from harness.toolchain.platformio import BuildInputs, Firmware
 
 NETWORK = Path(__file__).parent / "firmware_network"
 INPUT = bytes(range(0, 256, 16))
+
+
+@cache
+def shared_cache() -> Path:
+    """A cache that lasts as long as this process of tests: each image is built once in it."""
+    folder = TemporaryDirectory(prefix="harness-tests-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def network_files(**replacements: str) -> dict[str, str | bytes]:

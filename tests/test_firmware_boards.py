@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from firmware_images import INPUT, Line, network_files, on_qemu, reference, tiny
+from firmware_images import INPUT, Line, network_files, on_qemu, reference, shared_cache, tiny
 
 from harness import boards
 from harness.toolchain.platformio import Firmware, build
@@ -24,8 +24,8 @@ DEEP = """
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def cache() -> Path:
+    return shared_cache()
 
 
 @pytest.fixture(scope="module", params=QEMU_BOARDS)
@@ -90,8 +90,8 @@ def test_every_inference_takes_the_same_instructions(line: Line, board: boards.B
     assert len(counts) == 1
 
 
-@pytest.mark.parametrize("added", [1, 7])
-def test_counts_to_the_instruction(line: Line, board: boards.Board, cache: Path, added: int) -> None:
+def test_counts_to_the_instruction(line: Line, board: boards.Board, cache: Path) -> None:
+    added = 7
     more = network_files(**{INFER: INFER + f'    __asm volatile(".rept {added}\\n nop\\n .endr");\n'})
     longer = build(tiny(files=more), board, cache_dir=cache)
     with on_qemu(longer, board) as (other, _):
@@ -136,11 +136,15 @@ def test_an_overflowing_stack_faults_instead_of_giving_results(board: boards.Boa
     sink = """
 __attribute__((noipa)) static uint32_t sink(uint32_t depth)
 {
-    return depth ? sink(depth - 1u) + depth : 0u;
+    uint32_t frame[4] = {depth};
+    __asm volatile("" ::"r"(frame) : "memory");
+    uint32_t deeper = depth ? sink(depth - 1u) : 0u;
+    __asm volatile("" ::"r"(frame) : "memory"); /* no tail call: the frame must stay */
+    return deeper + frame[0];
 }
 
 """
-    calls = f"    arena.half[0] = (int16_t)sink({board.stack_bytes // 8 + 16}u);\n"
+    calls = f"    arena.half[0] = (int16_t)sink({board.stack_bytes // 16}u);\n"
     files = network_files(**{INFER: sink + INFER + calls})
     with on_qemu(build(tiny(files=files), board, cache_dir=cache), board) as (line, _):
         line.load(INPUT)

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from firmware_images import network_files, tiny
+from firmware_images import network_files, shared_cache, tiny
 
 import harness.toolchain.platformio as platformio
 from harness import boards
@@ -25,8 +25,8 @@ INFER = "void network_infer(nn_observer observer)\n{\n"
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def cache() -> Path:
+    return shared_cache()
 
 
 @pytest.fixture(scope="module")

@@ -364,7 +364,7 @@ def _build(project: _Project, board: Board, source: _ToolchainSource, work: Path
             **project.fingerprint,
             "elf_sha256": file_sha256(elf),
             "compiler": used.identity if used else source.identity,
-            "flags": _flags_used(text),
+            "flags": json.loads((work / _BUILD_DIR / "flags.json").read_bytes()),
         },
         "footprint": footprint.measure(
             elf, map_file, root=work, is_model=lambda name: PurePosixPath(name).is_relative_to(_BUILD_DIR / "model")
@@ -473,13 +473,3 @@ def _explain(log: str, board: Board, source: _ToolchainSource, kept: Path) -> Bu
         )
     first = _ANY_ERROR.search(log)
     return BuildError(f"PlatformIO failed: {first[1] if first else 'it gave no reason'}", hint=hint)
-
-
-def _flags_used(log: str) -> list[str]:
-    """The compiler's flags for network.c, as the log has them, without paths."""
-    for line in log.splitlines():
-        if line.startswith(compiler.ARM_COMMAND) and line.endswith("model/network.c"):
-            words = shlex.split(line)
-            words = words[words.index("-c") + 1 : -1]
-            return [word for word in words if not word.startswith(("-I", "-ffile-prefix-map="))]
-    raise BuildError("the log of the build does not show how network.c was compiled")

@@ -8,6 +8,7 @@ Options of the environment in platformio.ini:
   custom_profile      the MLPerf Tiny benchmark that profile% answers; the network's name when there is none
 """
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -96,6 +97,9 @@ env.Append(CCFLAGS=flags(*shlex.split(env.GetProjectOption("custom_defines", "")
 model = env.Clone()
 model.Append(CCFLAGS=flags(*(shlex.split(env.GetProjectOption("custom_model_flags", "")) or ["-O2"])))
 model.BuildSources("$BUILD_DIR/model", model_dir)
+# What the network was compiled with, for the record of the build.
+used = [str(flag) for flag in (*model["CFLAGS"], *model["CCFLAGS"]) if not str(flag).startswith("-ffile-prefix-map=")]
+Path(env.subst("$BUILD_DIR"), "flags.json").write_text(json.dumps(used), encoding="utf-8")
 
 definitions = [
     string_define("HARNESS_BOARD", env["BOARD"]),
