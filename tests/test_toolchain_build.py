@@ -114,14 +114,16 @@ def test_flags_defines_and_profile_reach_the_image(cache: Path) -> None:
     code += '_Static_assert(sizeof TEXT == 6, "the text came through");\n'
     inputs = tiny(
         files=network_files(**{INCLUDE: code}),
-        optimize="-Os",
+        optimize="-Os -fno-tree-vectorize",
         extra_flags=("-fno-math-errno",),
         defines={"SIZE": "3", "TEXT": '"a (b)"'},
         profile="ic01",
     )
     board = AN500.model_copy(update={"defines": {"MPS2_TICK_HZ": "1000000u"}})
     firmware = build(inputs, board, cache_dir=cache)
-    assert {"-Os", "-fno-math-errno", "-DSIZE=3", '-DTEXT="a (b)"'} <= set(firmware.fingerprint["flags"])
+    assert {"-Os", "-fno-tree-vectorize", "-fno-math-errno", "-DSIZE=3", '-DTEXT="a (b)"'} <= set(
+        firmware.fingerprint["flags"]
+    )
     assert b"\0ic01\0" in firmware.elf.read_bytes()
     log = (firmware.elf.parent / "build.log").read_text()
     assert [("-DMPS2_TICK_HZ" in line) for line in log.splitlines() if line.endswith("ports/mps2.c")] == [True]

@@ -67,9 +67,9 @@ class BuildInputs:
     """What is built around the firmware.
 
     name: for messages only. files: the generated C by file name, network.c and network.h at least.
-    optimize, extra_flags: compiler flags of the generated code; the firmware itself is always built for size.
-    defines: preprocessor symbols of all of the image. profile: the MLPerf Tiny benchmark that the board reports
-    (kws01, ic01, vww01, ad01), None for the network's own name.
+    optimize, extra_flags: compiler flags of the generated code, `optimize` as a shell would split it; the firmware
+    itself is always built for size. defines: preprocessor symbols of all of the image. profile: the MLPerf Tiny
+    benchmark that the board reports (kws01, ic01, vww01, ad01), None for the network's own name.
     """
 
     name: str
@@ -179,7 +179,7 @@ def _project(inputs: BuildInputs, board: Board, source: _ToolchainSource) -> _Pr
     """Everything that a build reads, and its hash."""
     if not {"network.c", "network.h"} <= inputs.files.keys():
         raise InputError(f"{inputs.name}: the generated files lack network.c or network.h")
-    flags = [inputs.optimize, *inputs.extra_flags]
+    flags = [*shlex.split(inputs.optimize), *inputs.extra_flags]
     defines = [f"-D{name}={value}" for name, value in sorted(inputs.defines.items())]
     for flag in (*flags, *defines, *(f"-D{name}={value}" for name, value in board.defines.items())):
         if _UNUSABLE_IN_FLAGS.search(flag):
