@@ -58,11 +58,15 @@ def measure(
     choice: Choice,
     inputs: Sequence[bytes],
     *,
+    layers: int,
     repeat: int,
     serial: str | None,
     reporter: Reporter,
 ) -> Measured:
-    """Programs the board and runs every input on it. DeviceError with a fault report when it breaks or hangs."""
+    """Programs the board and runs every input on its network of `layers` layers.
+
+    DeviceError with a fault report when it breaks or hangs.
+    """
     with ExitStack() as stack:
         work = Path(stack.enter_context(TemporaryDirectory(prefix="harness-")))
         with reporter.stage(f"starting {choice.engine}"):
@@ -79,7 +83,7 @@ def measure(
                 f"the serial line answers with build {running}, but {firmware.build_id} was programmed",
                 hint="check that --serial belongs to the board that --probe programs",
             )
-        return _ask(client, board, choice, inputs, repeat, reporter, emulator.version if emulator else None)
+        return _ask(client, board, choice, inputs, layers, repeat, reporter, emulator.version if emulator else None)
 
 
 def _ask(
@@ -87,6 +91,7 @@ def _ask(
     board: Board,
     choice: Choice,
     inputs: Sequence[bytes],
+    layers: int,
     repeat: int,
     reporter: Reporter,
     emulator_version: str | None,
@@ -98,12 +103,12 @@ def _ask(
     with reporter.stage(f"inferring {len(inputs)} samples") as advance:
         for index, data in enumerate(inputs):
             client.load_input(data)
-            answer = client.layer_crcs(timeout=INFERENCE_SECONDS)
+            answer = client.layer_crcs(layers, timeout=INFERENCE_SECONDS)
             inferences.append(Inference(answer.output, answer.predicted, tuple(int(crc, 16) for crc in answer.crcs)))
             advance((index + 1) / len(inputs))
     with reporter.stage("timing"):
         timed = client.ticks(repeat, timeout=repeat * INFERENCE_SECONDS)
-        layers = client.layers(timeout=INFERENCE_SECONDS)
+        by_layer = client.layers(layers, timeout=INFERENCE_SECONDS)
         used = client.stack()
     if used.used > used.reserved:
         raise DeviceError(f"the stack overflowed: it used {used.used} B of the {used.reserved} B that are reserved")
@@ -115,7 +120,7 @@ def _ask(
         times=tuple(duration(ticks) - overhead for ticks in timed.ticks),
         overhead=overhead,
         hz=timed.tick_hz,
-        layer_times=tuple(max(duration(ticks) - duration(layers.empty), 0) for ticks in layers.ticks),
+        layer_times=tuple(max(duration(ticks) - duration(by_layer.empty), 0) for ticks in by_layer.ticks),
         stack_used=used.used,
         emulator_version=emulator_version,
         retries=client.retries,

@@ -178,7 +178,16 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
     firmware, measured = None, None
     if choice.engine != "host":
         firmware = _build(spec, generated, board, reporter)
-        measured = measure(firmware, board, choice, inputs, repeat=spec.repeat, serial=spec.serial, reporter=reporter)
+        measured = measure(
+            firmware,
+            board,
+            choice,
+            inputs,
+            layers=len(generated.layers),
+            repeat=spec.repeat,
+            serial=spec.serial,
+            reporter=reporter,
+        )
         observed = _from_board(graph, measured)
     else:
         assert host is not None

@@ -73,11 +73,11 @@ def _verdict(record: Result) -> Text:
 
 def _layers(record: Result) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 1), title_justify="left")
-    unit = record.latency.unit
+    unit = {"instructions": "instr."}.get(record.latency.unit, record.latency.unit)
     timed = any(layer.ticks is not None for layer in record.layers)
     for column in ("layer", "operator", "output"):
         table.add_column(column, no_wrap=True)
-    for column in ("MAC", *((unit, "per MAC") if timed else ()), "weights B", "buffers B"):
+    for column in ("MAC", *((unit, "/MAC") if timed else ()), "weights B", "buffers B"):
         table.add_column(column, justify="right", no_wrap=True)
     for layer in record.layers:
         times = []
@@ -86,7 +86,7 @@ def _layers(record: Result) -> Table:
             times.append(f"{layer.ticks / layer.macs:.2f}" if layer.ticks is not None and layer.macs else "-")
         table.add_row(
             layer.name,
-            layer.op.replace("max_pool2d", "pool"),
+            _short(layer.op),
             "x".join(map(str, layer.shape)),
             f"{layer.macs:,}",
             *times,
@@ -94,6 +94,13 @@ def _layers(record: Result) -> Table:
             f"{layer.activation_bytes:,}",
         )
     return table
+
+
+def _short(label: str) -> str:
+    """An operator's label in the words people use, short enough for a narrow terminal."""
+    for long, short in (("conv2d", "conv"), ("linear", "fc"), ("max_pool2d", "max"), ("avg_pool2d", "avg")):
+        label = label.replace(long, short)
+    return label
 
 
 def _footprint(record: Result) -> Table:
