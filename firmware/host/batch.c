@@ -21,21 +21,19 @@ static uint64_t now(void)
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
-/* Adds finished elements to their layer's CRC; an activation that lies in 16 bits counts as one byte. */
+/* Adds finished elements to their layer's CRC; an activation that lies in 16 bits, or 128 too low, counts as one byte. */
 static void observe(uint32_t layer, const void *data, uint32_t elements, nn_element element)
 {
     const uint64_t start = now();
-    if (element == NN_U8_IN_16) {
-        const int16_t *wide = data;
-        while (elements) {
+    if (element == NN_U8_IN_16 || element == NN_S8) {
+        for (uint32_t index = 0; index < elements;) {
             uint8_t bytes[256];
             uint32_t count = 0;
-            for (; count < sizeof bytes && count < elements; count++) {
-                bytes[count] = (uint8_t)wide[count];
+            for (; count < sizeof bytes && index < elements; count++, index++) {
+                bytes[count] = element == NN_S8 ? (uint8_t)(((const int8_t *)data)[index] + 128)
+                                                : (uint8_t)((const int16_t *)data)[index];
             }
             crcs[layer] = crc32_update(crcs[layer], bytes, count);
-            wide += count;
-            elements -= count;
         }
     } else {
         crcs[layer] = crc32_update(crcs[layer], data, element == NN_U8 ? elements : elements * 4u);

@@ -10,7 +10,8 @@ typedef enum {
     NN_U8,        /* uint8_t */
     NN_U8_IN_16,  /* int16_t holding 0..255 */
     NN_I32,       /* int32_t */
-    NN_F32        /* float */
+    NN_F32,       /* float */
+    NN_S8         /* int8_t, 128 below the activation: how baselines with signed activations keep it */
 } nn_element;
 
 /* Called with `elements` finished elements of layer `layer`, in the order of the layer's layout; a layer may come in

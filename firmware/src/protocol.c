@@ -275,9 +275,11 @@ static void observe_crc(uint32_t layer, const void *data, uint32_t elements, nn_
         return;
     }
     uint32_t crc = layers.crc[layer];
-    if (element == NN_U8_IN_16) {
-        for (const int16_t *next = data; elements; elements--) {
-            uint8_t byte = (uint8_t)*next++;
+    if (element == NN_U8_IN_16 || element == NN_S8) {
+        /* Of 16 bits the lower ones, which come first in memory. */
+        const uint32_t step = element == NN_S8 ? 1u : 2u, flipped = element == NN_S8 ? 0x80u : 0u;
+        for (const uint8_t *next = data; elements; elements--, next += step) {
+            uint8_t byte = (uint8_t)(*next ^ flipped);
             crc = crc32_update(crc, &byte, 1);
         }
     } else {

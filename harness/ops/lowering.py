@@ -27,11 +27,12 @@ class Storage(Enum):
     U8_IN_16 = "NN_U8_IN_16"
     I32 = "NN_I32"
     F32 = "NN_F32"
+    S8 = "NN_S8"
 
     @property
     def bytes(self) -> int:
         """Bytes of one element."""
-        return {Storage.U8: 1, Storage.U8_IN_16: 2, Storage.I32: 4, Storage.F32: 4}[self]
+        return {Storage.U8: 1, Storage.U8_IN_16: 2, Storage.I32: 4, Storage.F32: 4, Storage.S8: 1}[self]
 
 
 DEFAULT_STORAGE = {"uint8": Storage.U8, "int32": Storage.I32, "float32": Storage.F32}
