@@ -21,6 +21,8 @@ from networks import NETWORKS
 
 from harness.assets import firmware_dir
 from harness.codegen.generate import Generated, generate, serialize_input
+from harness.graph.graph import Graph
+from harness.ops.base import Array
 
 FLASH, RAM, RAM_BYTES = 0x0800_0000, 0x2000_0000, 0x8_0000
 # A page that holds only "bx lr": where inferences return to, and where the observer is.
@@ -114,7 +116,6 @@ class BareCore:
         uc.mem_map(RAM, RAM_BYTES)
         self._symbols: dict[str, int] = {}
         self._functions: list[tuple[int, int, str]] = []
-        sizes: Counter[str] = Counter()
         with elf.open("rb") as file:
             parsed = ELFFile(file)
             for segment in parsed.iter_segments():
@@ -202,6 +203,13 @@ def _weights_in_map(text: str) -> int:
     return total
 
 
+def exact(graph: Graph, image: Array, ran: Inference) -> bool:
+    """Whether every layer of an integer network has the reference's values."""
+    observed = [np.frombuffer(data, ("u1", "<i2", "<i4")[element]) for element, data in ran.layers]
+    expected = [value[0].ravel() for _, value in graph.run(image[None].astype(graph.input_tensor.dtype))]
+    return all(np.array_equal(one, two) for one, two in zip(observed, expected, strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--core", default="cortex-m4", choices=MACHINE)
@@ -219,7 +227,8 @@ def main() -> None:
         if not graph.integer:
             image = (image / 255).astype(np.float32)
         ran = core.infer(serialize_input(graph, image))
-        print(f"{name} on {arguments.core}: {ran.instructions:,} instructions, stack {ran.stack} B")
+        verdict = "" if not graph.integer else ", bit-exact" if exact(graph, image, ran) else ", WRONG"
+        print(f"{name} on {arguments.core}: {ran.instructions:,} instructions, stack {ran.stack} B{verdict}")
         for layer in generated.layers:
             count = ran.functions[f"run_{layer.symbol}"]
             rate = f"{count / layer.macs:.3f} per MAC" if layer.macs else ""

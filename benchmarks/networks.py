@@ -1,4 +1,4 @@
-"""Networks with seeded random parameters, in the shapes that benchmarks and tests of kernels want. No training, no torch."""
+"""Networks with seeded random parameters, in the shapes that benchmarks and tests of kernels want. No torch."""
 
 from __future__ import annotations
 

@@ -37,6 +37,13 @@
 #define NN_LAYER static __attribute__((noinline, noclone))
 #endif
 
+/* Before a loop of up to four turns over an array that should live in registers. */
+#if defined(__clang__)
+#define NN_UNROLL _Pragma("unroll")
+#else
+#define NN_UNROLL _Pragma("GCC unroll 4")
+#endif
+
 /* Sections by which a linker map tells weights and activations from code. AddressSanitizer cannot guard objects in
  * sections of their own, so that its builds do without. */
 #if defined(__SANITIZE_ADDRESS__)
@@ -66,11 +73,27 @@ NN_INLINE int32_t nn_clamp(int64_t value, uint32_t bits)
     return value < 0 ? 0 : value > highest ? highest : (int32_t)value;
 }
 
+#if NN_DSP
+NN_INLINE int32_t nn_saturate(int32_t value, uint32_t bits)
+{
+    int32_t result;
+    __asm__("usat %0, %1, %2" : "=r"(result) : "i"(bits), "r"(value) : "cc");
+    return result;
+}
+#endif
+
 /* The activation that belongs to `accumulator` in channel `channel`. */
 NN_INLINE int32_t nn_requantize(const nn_requantization *r, int32_t accumulator, uint32_t channel)
 {
     const int32_t multiplier = r->multipliers ? r->multipliers[channel] : r->multiplier;
     const uint32_t shift = r->shifts ? r->shifts[channel] : r->shift;
+#if NN_DSP
+    if (!r->shifts && shift == 32u) {
+        int32_t rounded; /* in [-2^30, 2^30] */
+        __asm__("smmulr %0, %1, %2" : "=r"(rounded) : "r"(accumulator), "r"(multiplier));
+        return nn_saturate(rounded + r->zero_point, r->bits);
+    }
+#endif
     /* |accumulator * multiplier| < 2^62 and shift <= 62: the sum fits. */
     const int64_t rounded = ((int64_t)accumulator * multiplier + ((int64_t)1 << (shift - 1u))) >> shift;
     return nn_clamp(rounded + r->zero_point, r->bits);

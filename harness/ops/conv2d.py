@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Requantization, Shape
+from harness.ops.conv2d_pairs import PairsConv2d
 from harness.ops.lowering import (
     Constant,
     Cost,
@@ -52,7 +53,7 @@ class Conv2d(Operator):
 
     @property
     def forms(self) -> tuple[Form[Any], ...]:
-        return (PlainConv2d(),) if self.integer else (PlainConv2dF32(),)
+        return (PairsConv2d(), PlainConv2d()) if self.integer else (PlainConv2dF32(),)
 
     @property
     def parameters(self) -> dict[str, Array]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Requantization, Shape
+from harness.ops.linear_quads import QuadsLinear
 from harness.ops.lowering import (
     Constant,
     Cost,
@@ -45,7 +46,7 @@ class Linear(Operator):
 
     @property
     def forms(self) -> tuple[Form[Any], ...]:
-        return (PlainLinear(),) if self.integer else (PlainLinearF32(),)
+        return (QuadsLinear(), PlainLinear()) if self.integer else (PlainLinearF32(),)
 
     @property
     def parameters(self) -> dict[str, Array]:
