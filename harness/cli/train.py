@@ -20,7 +20,9 @@ def command(
     data: DataOption = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; the recipe's number if left out.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and augmentation.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads; all cores if left out.")] = None,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Torch threads; equal bits need equal numbers (the shipped weights: 2).")
+    ] = 2,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -36,16 +38,9 @@ def command(
     with tell.stage("training") as advance:
         report = train(entry, dataset, seed=seed, epochs=epochs, threads=threads, progress=advance)
     path = output or Path(f"{model}.safetensors")
-    metadata = {
-        "model": model,
-        "dataset": dataset.name,
-        "seed": str(seed),
-        "epochs": str(len(report.history)),
-        "test_accuracy": f"{report.test_accuracy:.4f}",
-    }
-    save_weights(path, report.state_dict, metadata)
+    save_weights(path, report.state_dict, report.metadata)
     if json:
         history = [dataclasses.asdict(epoch) for epoch in report.history]
-        print_json({**metadata, "weights": str(path), "seconds": report.seconds, "history": history})
+        print_json({**report.metadata, "weights": str(path), "seconds": report.seconds, "history": history})
         return
     out.print(f"{path}: test accuracy {report.test_accuracy:.2%} after {len(report.history)} epochs", markup=False)
