@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -188,6 +189,27 @@ def test_a_build_by_hand(cache: Path, tmp_path: Path) -> None:
     (elf,) = tmp_path.glob("by hand/firmware/.pio/build/*/firmware.elf")
     ours = build(tiny(), AN500, cache_dir=cache)
     assert elf.read_bytes().replace(b"0" * 16, ours.build_id.encode()) == ours.elf.read_bytes()
+
+
+def test_the_registrys_toolchain_is_used_when_asked_for(cache: Path, tmp_path: Path) -> None:
+    """With the package installed as PlatformIO does it, as tests have no network; its programs note their use."""
+    package = tmp_path / "platformio" / "packages" / "toolchain-gccarmnoneeabi"
+    (package / "bin").mkdir(parents=True)
+    identity = {"name": "toolchain-gccarmnoneeabi", "version": "1.120301.0"}
+    spec = {"owner": "platformio", "id": 1, "name": identity["name"], "requirements": None, "uri": None}
+    (package / "package.json").write_text(json.dumps(identity))
+    (package / ".piopm").write_text(json.dumps({"type": "tool", **identity, "spec": spec}))
+    for tool in ("gcc", "gcc-ar", "gcc-ranlib", "size"):
+        real = shutil.which(f"arm-none-eabi-{tool}")
+        script = package / "bin" / f"arm-none-eabi-{tool}"
+        script.write_text(f'#!/bin/sh\necho {tool} >> "{tmp_path}/used"\nexec {real} "$@"\n')
+        script.chmod(0o755)
+    firmware = build(tiny(), AN500, cache_dir=tmp_path, toolchain="registry")
+    assert "gcc" in (tmp_path / "used").read_text().split()
+    assert firmware.fingerprint["compiler"].startswith("arm-none-eabi-gcc")
+    ours = build(tiny(), AN500, cache_dir=cache, toolchain="path")
+    assert firmware.build_id != ours.build_id, "another toolchain is another image"
+    assert firmware.footprint == ours.footprint
 
 
 def test_builds_at_the_same_time_do_not_meet(tmp_path: Path) -> None:

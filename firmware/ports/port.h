@@ -14,8 +14,8 @@ uint8_t port_read(void);
 void port_write(uint8_t byte);
 
 /* A 64-bit tick count that never goes back. The unit is port_tick_hz per second; how ticks relate to instructions or
- * cycles is the engine's business. Must be called at least once per wrap of the hardware counter behind it. It has no
- * branches, so that reading it always costs the same. */
+ * cycles is the engine's business. Must be called at least once per wrap of the hardware counter behind it. On a board
+ * it has no branches: reading it always costs the same. */
 uint64_t port_ticks(void);
 
 /* Ticks per second: a whole number of MHz, at most 4,294 of them. */
