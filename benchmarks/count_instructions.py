@@ -203,11 +203,14 @@ def _weights_in_map(text: str) -> int:
     return total
 
 
-def exact(graph: Graph, image: Array, ran: Inference) -> bool:
-    """Whether every layer of an integer network has the reference's values."""
-    observed = [np.frombuffer(data, ("u1", "<i2", "<i4")[element]) for element, data in ran.layers]
+def verdict(graph: Graph, image: Array, ran: Inference) -> str:
+    """How the layers compare with the reference: integers bit by bit, floats by their largest difference."""
+    observed = [np.frombuffer(data, ("u1", "<i2", "<i4", "<f4")[element]) for element, data in ran.layers]
     expected = [value[0].ravel() for _, value in graph.run(image[None].astype(graph.input_tensor.dtype))]
-    return all(np.array_equal(one, two) for one, two in zip(observed, expected, strict=True))
+    pairs = list(zip(observed, expected, strict=True))
+    if not graph.integer:
+        return f"largest error {max(float(np.abs(one - two).max()) for one, two in pairs):.1e}"
+    return "bit-exact" if all(np.array_equal(one, two) for one, two in pairs) else "WRONG"
 
 
 def main() -> None:
@@ -227,8 +230,8 @@ def main() -> None:
         if not graph.integer:
             image = (image / 255).astype(np.float32)
         ran = core.infer(serialize_input(graph, image))
-        verdict = "" if not graph.integer else ", bit-exact" if exact(graph, image, ran) else ", WRONG"
-        print(f"{name} on {arguments.core}: {ran.instructions:,} instructions, stack {ran.stack} B{verdict}")
+        result = verdict(graph, image, ran)
+        print(f"{name} on {arguments.core}: {ran.instructions:,} instructions, stack {ran.stack} B, {result}")
         for layer in generated.layers:
             count = ran.functions[f"run_{layer.symbol}"]
             rate = f"{count / layer.macs:.3f} per MAC" if layer.macs else ""

@@ -30,6 +30,9 @@
 
 #define NN_INLINE static inline __attribute__((always_inline))
 
+/* A function that layers share instead of each having its own copy. */
+#define NN_SHARED static __attribute__((noinline))
+
 /* One function per layer, never merged into its caller or renamed: profilers see layers by name. */
 #if defined(__clang__)
 #define NN_LAYER static __attribute__((noinline))
@@ -97,6 +100,22 @@ NN_INLINE int32_t nn_requantize(const nn_requantization *r, int32_t accumulator,
     /* |accumulator * multiplier| < 2^62 and shift <= 62: the sum fits. */
     const int64_t rounded = ((int64_t)accumulator * multiplier + ((int64_t)1 << (shift - 1u))) >> shift;
     return nn_clamp(rounded + r->zero_point, r->bits);
+}
+
+NN_INLINE int32_t nn_max(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
+NN_INLINE float nn_max_f32(float a, float b)
+{
+    return a > b ? a : b;
+}
+
+/* What a float layer's outputs are at least: a ReLU is the maximum with it. */
+NN_INLINE float nn_lowest_f32(bool relu)
+{
+    return relu ? 0.0f : -__builtin_inff();
 }
 
 /* Element `index` of an integer tensor. */

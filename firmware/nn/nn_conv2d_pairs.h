@@ -60,11 +60,6 @@ NN_INLINE nn_conv2d_pairs_rows nn_conv2d_pairs_layout(const nn_conv2d_pairs_laye
     return rows;
 }
 
-NN_INLINE int32_t nn_max(int32_t a, int32_t b)
-{
-    return a > b ? a : b;
-}
-
 /* Accumulators of two filters at horizontal positions `x` and, when `both`, x + 1 (else twice at x). Where rows have shifted
  * copies, `x` is even. */
 NN_INLINE void nn_conv2d_pairs_sums(const nn_conv2d_pairs_layer *layer, const nn_conv2d_pairs_rows *rows, const nn_word *tile,

@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Requantization, Shape
+from harness.ops.linear_f32_rows import RowsLinearF32
 from harness.ops.linear_quads import QuadsLinear
 from harness.ops.lowering import (
     Constant,
@@ -46,7 +47,9 @@ class Linear(Operator):
 
     @property
     def forms(self) -> tuple[Form[Any], ...]:
-        return (QuadsLinear(), PlainLinear()) if self.integer else (PlainLinearF32(),)
+        if self.integer:
+            return QuadsLinear(), PlainLinear()
+        return RowsLinearF32(), PlainLinearF32()
 
     @property
     def parameters(self) -> dict[str, Array]:

@@ -30,7 +30,7 @@ def pack_quads(weight: Array) -> Array:
     outputs, inputs = weight.shape
     padded = np.zeros((outputs, -(-inputs // 4) * 4), np.int8)
     padded[:, :inputs] = weight
-    words: Array = (padded.view(np.uint8) ^ np.tile(np.array([0x80, 0], np.uint8), padded.shape[1] // 2)).view("<u4")
+    words = (padded.view(np.uint8) ^ np.tile(np.array([0x80, 0], np.uint8), padded.shape[1] // 2)).view("<u4")
     packed: Array = np.concatenate([words[row : row + 4].T.ravel() for row in range(0, outputs, 4)])
     return packed
 

@@ -1,0 +1,68 @@
+"""Convolution of floats in groups of filters (nn_conv2d_f32_groups.h): the dense form for cores with an FPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site
+
+if TYPE_CHECKING:
+    from harness.ops.base import Array
+    from harness.ops.conv2d import Conv2d
+
+# Sums of a group at two positions, their inputs and a tap's weights fill the 32 registers of the FPU.
+_LARGEST_GROUP = 8
+
+
+def group_size(filters: int) -> int:
+    """Filters of one group: as many as leave the fewest places without a filter in the last group."""
+    return min(range(1, _LARGEST_GROUP + 1), key=lambda size: (-(-filters // size) * size - filters, -size))
+
+
+def pack_groups(weight: Array) -> Array:
+    """(O, KH, KW, I) float32 -> flat: for each group, for each tap, the weights of its filters (0: no filter)."""
+    filters = len(weight)
+    size = group_size(filters)
+    groups = -(-filters // size)
+    padded = np.zeros((groups * size, weight[0].size), np.float32)
+    padded[:filters] = weight.reshape(filters, -1)
+    return padded.reshape(groups, size, -1).transpose(0, 2, 1).ravel()
+
+
+class GroupsConv2dF32(Form["Conv2d"]):
+    """Up to eight filters at two positions at a time, sums in registers."""
+
+    name = "groups"
+
+    def applicable(self, layer: Conv2d, site: Site) -> bool:
+        _, rows, columns, _ = layer.weight.shape
+        return site.target.dsp and layer.padding[0] < rows and layer.padding[1] < columns
+
+    def cost(self, layer: Conv2d, site: Site) -> Cost:
+        flash = pack_groups(layer.weight).nbytes + 4 * len(layer.bias)
+        return Cost(flash, 0, int(1.3 * layer.macs(site.input_shape)))
+
+    def lower(self, layer: Conv2d, site: Site) -> Lowering:
+        from harness.ops.conv2d import conv_shape
+
+        size = group_size(len(layer.bias))
+        bias = np.zeros(-(-len(layer.bias) // size) * size, np.float32)
+        bias[: len(layer.bias)] = layer.bias
+        return Lowering(
+            form=self.name,
+            header="nn_conv2d_f32_groups.h",
+            kernel="nn_conv2d_f32_groups",
+            record="nn_conv2d_f32_groups_layer",
+            fields={
+                "shape": conv_shape(layer, site),
+                "group": size,
+                "weights": Reference("weights"),
+                "bias": Reference("bias"),
+            },
+            constants=(
+                Constant("weights", "float", pack_groups(layer.weight)),
+                Constant("bias", "float", bias),
+            ),
+        )
