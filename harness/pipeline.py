@@ -377,6 +377,7 @@ def _latency(choice: Choice, measured: Measured | None, host: _Observed | None) 
         hz=hz if timed else None,
         us=median / hz * 1e6 if timed else None,
         overhead=overhead,
+        times=times if clock in ("silicon", "host") else None,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, Self
@@ -38,6 +39,7 @@ Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1
 Bytes = Annotated[int, Field(ge=0, le=_MAX_BYTES)]
 Count = Annotated[int, Field(ge=0, le=_MAX_COUNT)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+_TIME = re.compile(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$")
 Crc32 = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -55,6 +57,8 @@ class Latency(_Record):
     median, min, max: in `unit`, over `repeats` inferences. hz: units per second (core clock, or 1e9 for ns); us: the
     median in microseconds. Both are None for clock "instructions": a count of instructions is not a time.
     error_band: half-width of the model's error as a fraction (0.08 is +-8 %). overhead: what an empty region costs.
+    times: the figure of each repeat in the order they were taken, for the clocks that vary (silicon, host): what a
+    gate needs to tell a shift from noise. None for the others, and in records older than this field.
     """
 
     clock: Clock
@@ -68,6 +72,7 @@ class Latency(_Record):
     error_band: Annotated[float, Field(ge=0)] | None = None
     model_version: Text | None = None
     overhead: Count
+    times: tuple[Count, ...] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -75,6 +80,12 @@ class Latency(_Record):
             raise ValueError(f"clock {self.clock} counts {UNIT_OF[self.clock]}, not {self.unit}")
         if not self.min <= self.median <= self.max:
             raise ValueError("the median lies outside min..max")
+        if self.times is not None and (len(self.times), min(self.times, default=0), max(self.times, default=0)) != (
+            self.repeats,
+            self.min,
+            self.max,
+        ):
+            raise ValueError("times does not agree with repeats, min and max")
         modelled = self.clock == "modelled"
         if modelled != (self.error_band is not None) or modelled != (self.model_version is not None):
             raise ValueError("error_band and model_version belong to clock modelled, and to it alone")
@@ -211,7 +222,7 @@ class Result(_Record):
 
     schema_version: Literal[1] = Field(alias="schema")
     id: Annotated[str, Field(pattern=r"^[0-9]{8}-[0-9]{9}-[0-9a-f]{8}$")]
-    time: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$")]
+    time: Annotated[str, Field(pattern=_TIME.pattern)]
     model: Text
     variant: Text
     board: Text
@@ -333,7 +344,9 @@ def content_id(record: Mapping[str, Any]) -> str:
 def _parse_time(text: Any) -> datetime:
     if not isinstance(text, str):
         raise ValueError("time is missing")
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    if _TIME.fullmatch(text) is None:
+        raise ValueError(f"time {text!r} is not of the form 2026-01-31T12:00:00.000Z")
+    return datetime.fromisoformat(text)
 
 
 def classes_sha256(classes: Iterable[int]) -> str:
@@ -342,19 +355,11 @@ def classes_sha256(classes: Iterable[int]) -> str:
 
 
 def comparable(a: Result, b: Result) -> tuple[str, ...]:
-    """The fields that forbid comparing two records, dotted, in the record's order; empty when nothing does.
+    """The fields that forbid comparing two records, dotted; empty when nothing does: see harness.results.comparability.
 
-    `latency.*` and `fingerprint.compiler` forbid comparing latency, instructions and footprint; `accuracy.*` forbid
-    comparing accuracy. What a comparison is usually about (model, variant, kernels, board, optimisation) is not named.
+    `latency.*` and `fingerprint.*` forbid comparing latency, instructions and footprint; `accuracy.*` and
+    `fingerprint.dataset_sha256` forbid comparing accuracy.
     """
-    pairs: tuple[tuple[str, object, object], ...] = (
-        ("latency.clock", a.latency.clock, b.latency.clock),
-        ("latency.unit", a.latency.unit, b.latency.unit),
-        ("latency.model_version", a.latency.model_version, b.latency.model_version),
-        ("accuracy.dataset", a.accuracy.dataset, b.accuracy.dataset),
-        ("accuracy.split", a.accuracy.split, b.accuracy.split),
-        ("accuracy.samples", a.accuracy.samples, b.accuracy.samples),
-        ("accuracy.metric", a.accuracy.metric, b.accuracy.metric),
-        ("fingerprint.compiler", a.fingerprint.compiler, b.fingerprint.compiler),
-    )
-    return tuple(field for field, left, right in pairs if left != right)
+    from harness.results.comparability import differences
+
+    return tuple(difference.field for difference in differences(a.plain(), b.plain()))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -15,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from harness.errors import InputError
 from harness.files import write_whole
 from harness.results.json_file import Unusable, parse_json, read_bounded
-from harness.results.record import SCHEMA, Mismatch, Result, content_id
+from harness.results.record import SCHEMA, Result, content_id
 
 if TYPE_CHECKING:
     import pandas
@@ -111,21 +114,21 @@ def load(root: Path | None = None) -> pandas.DataFrame:
     """
     import pandas
 
-    results: list[Result] = []
+    rows: list[dict[str, Any]] = []
     damaged: dict[str, str] = {}
     folder = results_dir(root) / RUNS
-    for path in _record_files(folder):
-        try:
-            results.append(_read(path))
-        except Unusable as error:
-            damaged[path.name] = str(error)
+    with _no_collection():
+        for path in _record_files(folder):
+            try:
+                rows.append(_row(_read_raw(path)[1]))
+            except Unusable as error:
+                damaged[path.name] = str(error)
     if damaged:
         listed = "; ".join(f"{name}: {reason}" for name, reason in list(damaged.items())[:5])
         more = f"; and {len(damaged) - 5} more" if len(damaged) > 5 else ""
         warnings.warn(
             f"{len(damaged)} of the files in {folder} left out: {listed}{more}", DamagedRecordWarning, stacklevel=2
         )
-    rows = [_row(result) for result in results]
     frame = pandas.DataFrame(
         {name: pandas.Series([row.get(name) for row in rows], dtype=dtype) for name, dtype in _columns(Result).items()}
     )
@@ -146,8 +149,25 @@ def _record_files(folder: Path) -> list[Path]:
         ) from error
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection meanwhile: it would look through thousands of records, all of them kept, again and again."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def _read(path: Path) -> Result:
     """The record in `path`; Unusable says why it is none."""
+    return _read_raw(path)[0]
+
+
+def _read_raw(path: Path) -> tuple[Result, dict[str, Any]]:
+    """The record in `path`, checked, and the JSON it came from; Unusable says why it is none."""
     content = read_bounded(path, follow_links=False)
     raw = parse_json(content)
     if not isinstance(raw, dict):
@@ -165,26 +185,32 @@ def _read(path: Path) -> Result:
         raise Unusable("its content does not belong to its id: it was altered")
     if result.id != path.stem:
         raise Unusable(f"it was renamed: it holds {result.id}")
-    return result
+    return result, raw
 
 
-def _row(result: Result) -> dict[str, Any]:
+def _row(record: dict[str, Any]) -> dict[str, Any]:
+    """A record's JSON, which has been checked, as a row of the frame."""
     row: dict[str, Any] = {}
-    _flatten(result.plain(), Result, "", row)
-    if isinstance(result.bit_exact, Mismatch):
+    _flatten(record, Result, "", row)
+    if isinstance(record["bit_exact"], dict):
         row["bit_exact"] = False
     return row
 
 
 def _flatten(values: dict[str, Any], model: type[BaseModel], prefix: str, row: dict[str, Any]) -> None:
-    """Puts `values`, a dump of `model`, into `row` under dotted names."""
-    for name, annotation in _fields(model):
-        value = values[name]
-        nested = _nested_model(annotation)
+    """Puts `values`, a `model` as JSON, into `row` under dotted names."""
+    for name, nested in _nesting(model):
+        value = values.get(name)  # a key that came later than the record is null in it
         if nested is not None and isinstance(value, dict):
             _flatten(value, nested, f"{prefix}{name}.", row)
         else:
             row[prefix + name] = value
+
+
+@cache
+def _nesting(model: type[BaseModel]) -> tuple[tuple[str, type[BaseModel] | None], ...]:
+    """Each field's name and the record that it may hold; asked for once, not once for each of ten thousand records."""
+    return tuple((name, _nested_model(annotation)) for name, annotation in _fields(model))
 
 
 def _columns(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
