@@ -110,6 +110,29 @@ def test_whatever_the_image_depends_on_makes_another(cache: Path) -> None:
     assert build_id() == variants["nothing"]
 
 
+def test_only_kernels_that_are_included_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "firmware"
+    shutil.copytree(firmware_dir(), copy)
+    monkeypatch.setattr(platformio, "firmware_dir", lambda: copy)
+
+    def build_id() -> str:
+        return platformio._project(tiny(files=files), AN500, platformio._toolchain("auto")).build_id
+
+    files = network_files(**{INCLUDE: INCLUDE + '#  include "nn_mine.h"\n'})
+    (copy / "nn" / "deep").mkdir()
+    (copy / "nn" / "nn_mine.h").write_text('#include "deep/outer.h"\n')
+    (copy / "nn" / "deep" / "outer.h").write_text('#include "beside.h"\n#include "nn_inner.h"\n')
+    (copy / "nn" / "deep" / "beside.h").write_text("/* one */\n")
+    (copy / "nn" / "nn_inner.h").write_text("/* one */\n")
+    first = build_id()
+    (copy / "nn" / "nn_unused.h").write_text("/* one */\n")
+    assert build_id() == first
+    (copy / "nn" / "nn_inner.h").write_text("/* two */\n")
+    second = build_id()
+    (copy / "nn" / "deep" / "beside.h").write_text("/* two */\n")
+    assert len({first, second, build_id()}) == 3
+
+
 def test_flags_defines_and_profile_reach_the_image(cache: Path) -> None:
     code = f"{INCLUDE}#if SIZE != 3 || !defined(__OPTIMIZE_SIZE__)\n#error not defined\n#endif\n"
     code += '_Static_assert(sizeof TEXT == 6, "the text came through");\n'

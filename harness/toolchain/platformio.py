@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import posixpath
 import re
 import shlex
 import shutil
@@ -47,6 +48,8 @@ _REGISTRY_COMPILER = Path("toolchain-gccarmnoneeabi", "bin", compiler.ARM_COMMAN
 _SOURCE_FOLDERS = ("src", "ports", "nn", "ld")
 _SOURCE_SUFFIXES = (".c", ".h", ".S", ".ld")
 _PLATFORM_SUFFIXES = (".json", ".py")
+_KERNELS = "nn/"
+_INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.MULTILINE)
 
 # Where PlatformIO leaves things, in the project.
 _BUILD_DIR = PurePosixPath(".pio/build/firmware")
@@ -187,13 +190,15 @@ def _project(inputs: BuildInputs, board: Board, source: _ToolchainSource) -> _Pr
     if inputs.profile is not None and not re.fullmatch(r"\w+", inputs.profile):
         raise InputError(f"the profile '{inputs.profile}' is not a plain name")
 
-    files = _read_folder(firmware_dir(), _SOURCE_FOLDERS, _SOURCE_SUFFIXES)
+    sources = _read_folder(firmware_dir(), _SOURCE_FOLDERS, _SOURCE_SUFFIXES)
     platform = _read_folder(firmware_dir() / "platform", (".",), _PLATFORM_SUFFIXES)
+    generated: dict[str, bytes] = {}
     for name, content in inputs.files.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise InputError(f"{inputs.name}: the generated file '{name}' would lie outside its folder")
-        files[f"model/{path}"] = content.encode() if isinstance(content, str) else content
+        generated[f"model/{path}"] = content.encode() if isinstance(content, str) else content
+    files = _without_unused_kernels(sources | generated)
     files[f"boards/{board.id}.json"] = _platformio_board(board)
 
     versions = {name: importlib.metadata.version(name) for name in ("platformio", "scons")}
@@ -240,6 +245,22 @@ def _read_folder(root: Path, folders: tuple[str, ...], suffixes: tuple[str, ...]
         for path in sorted((root / folder).rglob("*"))
         if path.suffix in suffixes and path.is_file()
     }
+
+
+def _without_unused_kernels(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Of nn/ only what the other sources include: a kernel that a network does not use does not make another image."""
+    used = {name: content for name, content in files.items() if not name.startswith(_KERNELS)}
+    waiting = list(used)
+    while waiting:
+        includer = waiting.pop()
+        for match in _INCLUDE.findall(used[includer]):
+            # As the compiler searches: beside the file that includes, then in nn/ itself.
+            for folder in (posixpath.dirname(includer), _KERNELS):
+                name = posixpath.normpath(posixpath.join(folder, match.decode()))
+                if name in files and name not in used:
+                    used[name] = files[name]
+                    waiting.append(name)
+    return used
 
 
 def _platformio_board(board: Board) -> bytes:
