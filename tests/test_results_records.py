@@ -160,7 +160,7 @@ class TestRecord:
             "bit_exact max_abs_error fingerprint"
         )
         assert " ".join(plain["latency"]) == (
-            "clock unit median min max repeats hz us error_band model_version overhead"
+            "clock unit median min max repeats hz us error_band model_version overhead times"
         )
         assert " ".join(plain["footprint"]) == "flash ram network stack_used"
         assert " ".join(plain["layers"][0]) == (

@@ -151,7 +151,7 @@ def _record_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """No garbage collection meanwhile: it would look through thousands of records, all of them kept, again and again."""
+    """No garbage collection meanwhile: it would look again and again through thousands of records, all of them kept."""
     collecting = gc.isenabled()
     gc.disable()
     try:
