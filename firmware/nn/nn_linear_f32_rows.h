@@ -3,13 +3,18 @@
  * Optimal for Cortex-M4F and M7. Multiplications and additions round separately (VMLA, not VFMA), and a row has two sums,
  * one of blocks of eight inputs' even ones, which begins with the bias, and one of the odd ones; what is left of the
  * inputs goes to the first. The portable path does the same and gives the same bits. Weights: pairs of rows (an odd last
- * row has a partner of zeros); in a pair, eight of the one row, then eight of the other; what is left alternates. No
- * scratch.
+ * row has a partner of zeros); in a pair their biases, then eight of the one row and eight of the other; what is left
+ * alternates. No scratch.
  */
 #ifndef NN_LINEAR_F32_ROWS_H
 #define NN_LINEAR_F32_ROWS_H
 
 #include "nn_linear.h"
+
+typedef struct {
+    nn_linear_shape shape;
+    const float *weights;
+} nn_linear_f32_rows_layer;
 
 enum { NN_F32_BLOCK = 8 };
 
@@ -65,18 +70,19 @@ NN_INLINE const float *nn_linear_f32_multiply(const float *weights, const float 
 }
 
 /* One copy serves all layers: it takes hardly more instructions than specialised ones, and less flash than two. */
-NN_SHARED void nn_linear_f32_rows(const nn_linear_f32_layer *layer, const void *input, void *output)
+NN_SHARED void nn_linear_f32_rows(const nn_linear_f32_rows_layer *layer, const void *input, void *output)
 {
     const float lowest = nn_lowest_f32(layer->shape.relu);
-    const float *weights = layer->weights, *bias = layer->bias;
-    float *const out = output;
-    for (uint32_t row = 0; row < layer->shape.outputs; row += 2u) {
-        float sums[2] = {bias[row], bias[row + 1u]};
-        weights = nn_linear_f32_multiply(weights, input, layer->shape.inputs, sums);
-        out[row] = nn_max_f32(lowest, sums[0]);
-        if (row + 1u < layer->shape.outputs) {
-            out[row + 1u] = nn_max_f32(lowest, sums[1]);
+    const float *weights = layer->weights;
+    float *out = output;
+    for (uint32_t left = layer->shape.outputs; left; left -= 2u) {
+        float sums[2] = {weights[0], weights[1]};
+        weights = nn_linear_f32_multiply(weights + 2, input, layer->shape.inputs, sums);
+        *out++ = nn_max_f32(lowest, sums[0]);
+        if (left == 1u) {
+            break;
         }
+        *out++ = nn_max_f32(lowest, sums[1]);
     }
 }
 

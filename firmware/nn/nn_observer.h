@@ -21,6 +21,10 @@ typedef void (*nn_observer)(uint32_t layer, const void *data, uint32_t elements,
 /* Kernels and generated networks call this. A NULL observer costs a compare and a branch: figures are taken with NULL. */
 static inline void nn_observe(nn_observer observer, uint32_t layer, const void *data, uint32_t elements, nn_element element)
 {
+#if defined(__GNUC__)
+    /* Otherwise GCC writes down the whole network twice, with and without an observer. */
+    __asm__("" : "+r"(observer));
+#endif
     if (observer) {
         observer(layer, data, elements, element);
     }

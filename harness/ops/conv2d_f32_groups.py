@@ -21,13 +21,17 @@ def group_size(filters: int) -> int:
     return min(range(1, _LARGEST_GROUP + 1), key=lambda size: (-(-filters // size) * size - filters, -size))
 
 
-def pack_groups(weight: Array) -> Array:
-    """(O, KH, KW, I) float32 -> flat: for each group, for each tap, the weights of its filters (0: no filter)."""
+def pack_groups(weight: Array, bias: Array) -> Array:
+    """(O, KH, KW, I), (O,) float32 -> flat: for each group its biases, then for each tap the weights of its filters.
+
+    Places in the last group that have no filter hold zeros.
+    """
     filters = len(weight)
     size = group_size(filters)
     groups = -(-filters // size)
-    padded = np.zeros((groups * size, weight[0].size), np.float32)
-    padded[:filters] = weight.reshape(filters, -1)
+    padded = np.zeros((groups * size, 1 + weight[0].size), np.float32)
+    padded[:filters, 0] = bias
+    padded[:filters, 1:] = weight.reshape(filters, -1)
     return padded.reshape(groups, size, -1).transpose(0, 2, 1).ravel()
 
 
@@ -41,15 +45,12 @@ class GroupsConv2dF32(Form["Conv2d"]):
         return site.target.dsp and layer.padding[0] < rows and layer.padding[1] < columns
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
-        flash = pack_groups(layer.weight).nbytes + 4 * len(layer.bias)
+        flash = pack_groups(layer.weight, layer.bias).nbytes
         return Cost(flash, 0, int(1.3 * layer.macs(site.input_shape)))
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
         from harness.ops.conv2d import conv_shape
 
-        size = group_size(len(layer.bias))
-        bias = np.zeros(-(-len(layer.bias) // size) * size, np.float32)
-        bias[: len(layer.bias)] = layer.bias
         return Lowering(
             form=self.name,
             header="nn_conv2d_f32_groups.h",
@@ -57,12 +58,8 @@ class GroupsConv2dF32(Form["Conv2d"]):
             record="nn_conv2d_f32_groups_layer",
             fields={
                 "shape": conv_shape(layer, site),
-                "group": size,
+                "group": group_size(len(layer.bias)),
                 "weights": Reference("weights"),
-                "bias": Reference("bias"),
             },
-            constants=(
-                Constant("weights", "float", pack_groups(layer.weight)),
-                Constant("bias", "float", bias),
-            ),
+            constants=(Constant("weights", "float", pack_groups(layer.weight, layer.bias)),),
         )
