@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import re
 import statistics
 import zlib
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import numpy as np
 
 from harness import boards, engines, fingerprint
 from harness.boards import Board
+from harness.codegen import baselines
 from harness.codegen.generate import Generated, generate, logical_bytes, parse_output, serialize_input
 from harness.data.base import Dataset
 from harness.engines import Choice
@@ -28,8 +31,8 @@ from harness.results import record
 from harness.results.record import Result
 from harness.toolchain.platformio import Firmware
 
-VARIANTS = ("int8", "fp32")
-KERNELS = ("default",)
+VARIANTS = ("int8", "fp32", "paper-a")
+KERNELS = ("default", "plain", *baselines.names())
 
 # Images that calibrate the activations' scales; from the validation split, never from the test split.
 CALIBRATION_IMAGES = 512
@@ -39,6 +42,7 @@ CALIBRATION_IMAGES = 512
 class RunSpec:
     """What to run. samples: test images sent to the board; repeat: timed inferences; seed: which test images.
 
+    optimize: -O0 to -O3, -Os or -Ofast instead of the level that the kernels were measured with; -f flags may follow.
     probe: a debug probe's unique id. serial: pyserial device or URL; both for hardware, found by themselves otherwise.
     """
 
@@ -47,6 +51,7 @@ class RunSpec:
     variant: str = "int8"
     engine: str = "auto"
     kernels: str = "default"
+    optimize: str | None = None
     samples: int = 20
     repeat: int = 5
     seed: int = 0
@@ -122,6 +127,11 @@ def prepare(
     shipped = artefact(source, variant, weights_sha256) if data is None and not afresh else None
     if shipped is not None:
         return Prepared(shipped, float_graph, dataset, weights_sha256)
+    if variant == "paper-a":
+        from harness.reproduce import paper_a
+
+        compressed = paper_a.compress(float_graph, dataset, reporter=reporter)
+        return Prepared(compressed.graph, float_graph, dataset, weights_sha256)
     from harness.compress.quantize import quantize
 
     with reporter.stage(f"quantising {source.name}") as advance:
@@ -164,8 +174,12 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
     choice = engines.choose(board, spec.engine, spec.probe)
     reporter.say(f"engine: {choice.engine} - {choice.reason}")
     prepared = prepare(spec.model, spec.variant, weights=spec.weights, data=spec.data, reporter=reporter)
-    graph, dataset = prepared.graph, prepared.dataset
+    dataset = prepared.dataset
+    images = _quantize_input(prepared.graph, dataset, dataset.validation.x[:CALIBRATION_IMAGES])
+    graph = baselines.adapt(prepared.graph, spec.kernels, images)
     generated = generate(graph, variant=spec.variant, core=board.core, kernels=spec.kernels)
+    if spec.optimize is not None:
+        generated = dataclasses.replace(generated, optimize=_optimize(generated.optimize, spec.optimize))
     chosen = _sample(dataset, spec)
     images = _quantize_input(graph, dataset, dataset.test.x[chosen])
     labels = dataset.test.y[chosen]
@@ -221,6 +235,16 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
         fingerprint=_fingerprint(spec, board, choice, prepared, generated, firmware, measured),
     )
     return Outcome(result, _verdict(graph, reference, host, observed, bit_exact))
+
+
+def _optimize(flags: str, wanted: str) -> str:
+    """The kernels' compiler flags with another level of optimisation, and further -f flags where some are wanted."""
+    level, *others = wanted.split() or [""]
+    if not re.fullmatch(r"-O([0-3sgz]|fast)", level) or not all(re.fullmatch(r"-f[\w=-]+", word) for word in others):
+        raise InputError(
+            f"'{wanted}' is no level of optimisation", hint="-O0 to -O3, -Os or -Ofast; flags that start with -f may follow"
+        )
+    return " ".join([level, *(word for word in flags.split() if not word.startswith("-O")), *others])
 
 
 # ---- inputs and reference

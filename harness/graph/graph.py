@@ -18,10 +18,11 @@ from harness.ops.base import Array, Operator, Requantization, Shape
 from harness.ops.conv2d import Conv2d
 from harness.ops.linear import Linear
 from harness.ops.max_pool2d import MaxPool2d, Window
+from harness.ops.paper_a import PaperAConv2d, PaperALinear
 
 Dtype = Literal["float32", "uint8", "int32"]
 
-OPERATORS: dict[str, type[Operator]] = {op.kind: op for op in (Conv2d, Linear, MaxPool2d, AvgPool2d)}
+OPERATORS: dict[str, type[Operator]] = {op.kind: op for op in (Conv2d, Linear, MaxPool2d, AvgPool2d, PaperAConv2d, PaperALinear)}
 
 FORMAT = 1
 

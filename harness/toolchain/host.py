@@ -120,10 +120,12 @@ def _build(generated: Generated, cache_dir: Path, sanitize: bool) -> Path:
         with tempfile.TemporaryDirectory(prefix=".build-", dir=executable.parent) as name:
             folder = Path(name)
             for file, text in generated.files.items():
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 (folder / file).write_text(text)
+            generated_sources = [str(folder / file) for file in sorted(generated.files) if file.endswith(".c")]
             includes = [f"-I{path}" for path in (folder, firmware / "nn", firmware / "src")]
             program = folder / "program"
-            arguments = [*flags, *includes, str(folder / "network.c"), *map(str, sources), "-o", str(program)]
+            arguments = [*flags, *includes, *generated_sources, *map(str, sources), "-o", str(program)]
             _compile([str(found.path), *arguments], executable.with_suffix(".log"), generated.name)
             program.replace(executable)
     except OSError as error:

@@ -1,0 +1,70 @@
+"""Baselines: other people's ways to run the same networks, in the same tool, so that every ratio comes from one run.
+
+Each is one file: the forms that its layers take, further C files where it has any, and the compiler flags that it is
+known by. They are asked for by name (`--kernels unlu`) and are never chosen for speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import InputError
+
+if TYPE_CHECKING:
+    from harness.graph.graph import Graph
+    from harness.ops.base import Array
+    from harness.ops.lowering import Form
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One of them. forms: one per layer of a graph, or InputError. optimize: compiler flags.
+
+    sources: further files to compile beside network.c, by name; InputError where they cannot be had.
+    """
+
+    name: str
+    forms: Callable[[Graph], tuple[Form[Any], ...]]
+    optimize: str
+    sources: Callable[[], Mapping[str, str]] = dict
+
+
+def names() -> tuple[str, ...]:
+    """What `--kernels` can name."""
+    return "unlu", "paper-a", "cmsis-nn"
+
+
+def find(graph: Graph, kernels: str) -> Baseline | None:
+    """The baseline that `kernels` names, or that the graph is made for; None for our own kernels."""
+    from harness.codegen.baselines import cmsis_nn, unlu
+    from harness.ops import paper_a
+
+    if isinstance(graph.layers[0], paper_a.PaperAConv2d | paper_a.PaperALinear):
+        if kernels not in ("default", "paper-a"):
+            raise InputError(f"variant paper-a is what kernels paper-a run, not {kernels}", hint="leave --kernels out")
+        return Baseline("paper-a", _own_forms, "-O2")
+    if kernels == "paper-a":
+        raise InputError("kernels paper-a run weights that the paper's way compressed", hint="add --variant paper-a")
+    if kernels == "unlu":
+        return Baseline("unlu", unlu.forms, unlu.OPTIMIZE)
+    if kernels == "cmsis-nn":
+        return Baseline("cmsis-nn", cmsis_nn.forms, cmsis_nn.OPTIMIZE, cmsis_nn.sources)
+    return None
+
+
+def _own_forms(graph: Graph) -> tuple[Form[Any], ...]:
+    return tuple(layer.forms[0] for layer in graph.layers)
+
+
+def adapt(graph: Graph, kernels: str, images: Array) -> Graph:
+    """The graph that `kernels` can run, for `graph`; mostly `graph` itself.
+
+    images: (N, H, W, C) as the graph reads them, not test images, for what has to be calibrated.
+    """
+    if kernels != "cmsis-nn":
+        return graph
+    from harness.codegen.baselines import cmsis_nn
+
+    return cmsis_nn.adapt(graph, images)
