@@ -247,7 +247,34 @@ class TestBrokenLine:
                 client.sync(timeout=0.5)
             assert time.monotonic() - start < 2
 
-    @pytest.mark.parametrize("change", [drop, flip(0x80), insert(b"\n"), insert(b"?")])
+    @pytest.mark.parametrize("change", [drop, flip(1), double, insert(b"?")])
+    def test_an_answer_that_still_is_a_line_is_asked_for_again(
+        self, firmware: Callable[[int], Path], change: Callable[[bytes], bytes]
+    ) -> None:
+        # A digit within the build id: the pattern fits after flip(1), only the board's own checksum tells.
+        with Board(firmware(1024), to_host=at(SYNC + len("m-build-[0"), change)) as board, open_port(board.url) as port:
+            client = BoardClient(port)
+            assert client.build() == BUILD_ID
+            assert client.retries == 1
+
+    def test_an_answer_that_is_damaged_every_time_is_an_error(self, firmware: Callable[[int], Path]) -> None:
+        seen = b""
+
+        def corrupt(data: bytes) -> bytes:
+            nonlocal seen
+            out = b""
+            for value in data:
+                seen = (seen + bytes([value]))[-9:]
+                out += bytes([value]) + (b"1" if seen == b"m-stack-[" else b"")
+            return out
+
+        with Board(firmware(1024), to_host=corrupt) as board, open_port(board.url) as port:
+            client = BoardClient(port)
+            with pytest.raises(LineError, match="damaged on the line 4 times"):
+                client.stack()
+            assert client.build() == BUILD_ID
+
+    @pytest.mark.parametrize("change", [flip(0x80), insert(b"\n")])
     def test_a_damaged_answer_is_an_error_and_the_next_command_works(
         self, firmware: Callable[[int], Path], change: Callable[[bytes], bytes]
     ) -> None:

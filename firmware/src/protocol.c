@@ -47,12 +47,22 @@ static union {
 } layers;
 static uint64_t observed; /* when the observer was last called, in ticks */
 
+/* CRC-32 of the last answer without its m-ready: what `sum%` tells, so that a host notices a digit that was damaged on
+ * the way, which no pattern can. */
+static uint32_t answer;
+
 /* --- output --- */
+
+static void put_byte(char byte)
+{
+    answer = crc32_update(answer, &byte, 1);
+    port_write((uint8_t)byte);
+}
 
 static void put_text(const char *text)
 {
     while (*text) {
-        port_write((uint8_t)*text++);
+        put_byte(*text++);
     }
 }
 
@@ -86,7 +96,7 @@ static void put_decimal(uint64_t value, uint32_t digits)
 static void put_hex(uint32_t value, int digits)
 {
     while (digits--) {
-        port_write((uint8_t)"0123456789abcdef"[value >> 4 * digits & 15u]);
+        put_byte("0123456789abcdef"[value >> 4 * digits & 15u]);
     }
 }
 
@@ -116,7 +126,7 @@ static void put_pair(const char *name, uint32_t first)
 {
     put_text(name);
     put_decimal(first, 1);
-    port_write(',');
+    put_byte(',');
 }
 
 static void put_error(const char *reason)
@@ -139,13 +149,13 @@ static void put_results(void)
         int32_t milli = network_score_milli(index);
         uint32_t magnitude = milli < 0 ? 0u - (uint32_t)milli : (uint32_t)milli;
         if (index) {
-            port_write(',');
+            put_byte(',');
         }
         if (milli < 0) {
-            port_write('-');
+            put_byte('-');
         }
         put_decimal(magnitude / 1000u, 1);
-        port_write('.');
+        put_byte('.');
         put_decimal(magnitude % 1000u, 3);
     }
     put_close();
@@ -529,10 +539,22 @@ static void command_stack(char *rest)
     put_close();
 }
 
+/* Of the answer before this one, however often it is asked for. */
+static void command_sum(char *rest)
+{
+    uint32_t sum = answer;
+
+    (void)rest;
+    put_text("m-sum-[");
+    put_hex(sum, 8);
+    put_close();
+    answer = sum;
+}
+
 static void command_help(char *rest)
 {
     (void)rest;
-    put_text("m-[name profile build timestamp db-load-N db-HEX db-crc db-print infer-N-W results ticks-N layers crc stack]\r\n");
+    put_text("m-[name profile build timestamp db-load-N db-HEX db-crc db-print infer-N-W results ticks-N layers crc stack sum]\r\n");
 }
 
 static const struct {
@@ -543,12 +565,16 @@ static const struct {
     {"db", command_db},         {"infer", command_infer},         {"ticks", command_ticks},
     {"layers", command_layers}, {"crc", command_crc},             {"stack", command_stack},
     {"results", command_results}, {"timestamp", command_timestamp}, {"help", command_help},
+    {"sum", command_sum},
 };
 
 static void execute(char *line)
 {
     char *name = next_word(&line);
 
+    if (!same(name, "sum")) {
+        answer = 0;
+    }
     for (uint32_t index = 0; index < sizeof commands / sizeof commands[0]; index++) {
         if (same(name, commands[index].name)) {
             commands[index].run(line);
@@ -579,6 +605,8 @@ _Noreturn void protocol_serve(void)
             put_error("line too long");
         }
         length = 0;
+        uint32_t sum = answer;
         put_text("m-ready\r\n");
+        answer = sum;
     }
 }

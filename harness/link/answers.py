@@ -227,6 +227,14 @@ def parse_crc(lines: Sequence[str]) -> str:
     return crc
 
 
+def parse_sum(lines: Sequence[str]) -> str:
+    """Of `sum%`: the CRC-32 of the answer before, 8 hex digits."""
+    answer = _Answer("sum", lines)
+    crc = answer.take(r"m-sum-\[([0-9a-f]{8})\]").group(1)
+    answer.end()
+    return crc
+
+
 def parse_inference(lines: Sequence[str], runs: int, warmups: int, outputs: int | None = None) -> Inference:
     """Of `infer <runs> <warmups>%`, with `outputs` scores where that is known."""
     answer = _Answer(f"infer {runs} {warmups}", lines)

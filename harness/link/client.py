@@ -34,6 +34,7 @@ from harness.link.answers import (
     parse_name,
     parse_profile,
     parse_stack,
+    parse_sum,
     parse_ticks,
     refusal,
     shown,
@@ -46,6 +47,7 @@ DB_BYTES = 31
 PIPELINED = 32
 
 LOAD_RETRIES = 3
+ANSWER_ATTEMPTS = 4
 
 # How long one look at the line takes before check() is called.
 _SLICE_S = 0.05
@@ -81,7 +83,7 @@ class BoardClient:
     check: called while waiting; raises a DeviceError when it knows that the board faulted or the emulator died.
     window: `db` lines sent ahead of their answers. 1 for a real UART: a board that answers one line by polling loses
     what arrives meanwhile. stall: seconds without a byte after which an answer during load_input counts as lost.
-    retries: how often load_input had to start again, in all.
+    retries: how often an input or an answer was damaged on the line and had to be sent again, in all.
 
     After any error the next command first brings board and client back into step (see sync()).
     """
@@ -115,7 +117,7 @@ class BoardClient:
 
     def build(self, *, timeout: float = _COMMAND_S) -> str:
         """The build id of the running image, 16 hex digits."""
-        return parse_build(self._ask("build", timeout))
+        return parse_build(self._ask_for_sure("build", timeout))
 
     def infer(
         self, runs: int = 1, warmups: int = 0, *, outputs: int | None = None, timeout: float = _INFERENCE_S
@@ -129,19 +131,19 @@ class BoardClient:
     def ticks(self, runs: int = 1, *, timeout: float = _INFERENCE_S) -> Ticks:
         """Ticks of `runs` inferences of the loaded input, each timed alone; nothing is subtracted."""
         _require_count("runs", runs, 1)
-        return parse_ticks(self._ask(f"ticks {runs}", timeout, runs + 2), runs)
+        return parse_ticks(self._ask_for_sure(f"ticks {runs}", timeout, runs + 2), runs)
 
     def layers(self, count: int | None = None, *, timeout: float = _INFERENCE_S) -> LayerTicks:
         """Ticks of each of the network's `count` layers in one inference of the loaded input."""
-        return parse_layers(self._ask("layers", timeout), count)
+        return parse_layers(self._ask_for_sure("layers", timeout), count)
 
     def layer_crcs(self, count: int | None = None, *, timeout: float = _INFERENCE_S) -> LayerCrcs:
         """CRC-32 of each of the network's `count` layers in one inference of the loaded input, its class and output."""
-        return parse_layer_crcs(self._ask("crc", timeout), count)
+        return parse_layer_crcs(self._ask_for_sure("crc", timeout), count)
 
     def stack(self, *, timeout: float = _COMMAND_S) -> Stack:
         """The stack's high-water mark since boot."""
-        return parse_stack(self._ask("stack", timeout))
+        return parse_stack(self._ask_for_sure("stack", timeout))
 
     # --- loading an input ---
 
@@ -272,6 +274,24 @@ class BoardClient:
                 if len(lines) > most_lines:
                     raise LineError(f"the board's answer to `{command}` does not end: {len(lines):,} lines")
         return lines
+
+    def _ask_for_sure(self, command: str, timeout: float, most_lines: int = _MAX_LINES) -> list[str]:
+        """The answer to `command`, compared with the CRC-32 that the board has of what it sent.
+
+        A digit that was damaged on the way fits every pattern. The command is asked again up to 3 times, so it must
+        have no effect of its own; LineError when no answer arrives whole.
+        """
+        for _ in range(ANSWER_ATTEMPTS):
+            lines = self._ask(command, timeout, most_lines)
+            received = zlib.crc32("".join(f"{line}\r\n" for line in lines).encode("ascii"))
+            sent = parse_sum(self._ask("sum", _COMMAND_S))
+            if sent == f"{received:08x}":
+                return lines
+            self.retries += 1
+        raise LineError(
+            f"the board's answer to `{command}` was damaged on the line {ANSWER_ATTEMPTS} times",
+            hint="check the cable, the baud rate, and that nothing else uses this serial port",
+        )
 
     def _unfinished(self, command: str, timeout: float, lines: Sequence[str]) -> str:
         text = f"the board did not finish its answer to `{command}` within {timeout:.3g} s"
