@@ -185,7 +185,7 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
     labels = dataset.test.y[chosen]
 
     with reporter.stage("reference"):
-        reference = _reference(graph, images)
+        reference = _reference(graph, images, generated)
         fp32 = prepared.float_graph.infer(dataset.network_input(dataset.test.x[chosen])).argmax(axis=1)
     inputs = [serialize_input(graph, image) for image in images]
     host = _on_host(generated, graph, inputs, choice, reporter)
@@ -242,7 +242,8 @@ def _optimize(flags: str, wanted: str) -> str:
     level, *others = wanted.split() or [""]
     if not re.fullmatch(r"-O([0-3sgz]|fast)", level) or not all(re.fullmatch(r"-f[\w=-]+", word) for word in others):
         raise InputError(
-            f"'{wanted}' is no level of optimisation", hint="-O0 to -O3, -Os or -Ofast; flags that start with -f may follow"
+            f"'{wanted}' is no level of optimisation",
+            hint="-O0 to -O3, -Os or -Ofast; flags that start with -f may follow",
         )
     return " ".join([level, *(word for word in flags.split() if not word.startswith("-O")), *others])
 
@@ -274,15 +275,17 @@ def _quantize_input(graph: Graph, dataset: Dataset, x: Array) -> Array:
     return quantized
 
 
-def _reference(graph: Graph, images: Array) -> _Observed:
-    """What every execution must return, from the Graph's own exact arithmetic."""
+def _reference(graph: Graph, images: Array, generated: Generated) -> _Observed:
+    """What every execution must return, from the Graph's own exact arithmetic, in the layouts of the generated C."""
     crcs = np.zeros((len(images), len(graph.layers)), np.uint32)
     outputs = []
     for start in range(0, len(images), 256):
         values: Array | None = None
         for index, (layer, values) in enumerate(graph.run(images[start : start + 256])):
             for sample, value in enumerate(values):
-                crcs[start + sample, index] = zlib.crc32(logical_bytes(graph, layer, value))
+                crcs[start + sample, index] = zlib.crc32(
+                    logical_bytes(graph, layer, value, generated.layers[index].layout)
+                )
         assert values is not None
         outputs.append(values.reshape(len(values), -1))
     output = np.concatenate(outputs)

@@ -6,10 +6,11 @@ their memory and fills in the templates. It compiles nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -22,12 +23,14 @@ import harness
 from harness import boards
 from harness.assets import firmware_dir
 from harness.codegen import names
+from harness.codegen.choose import Prefer, choose
 from harness.codegen.text import array_text, initialiser
 from harness.errors import InputError, unknown_name
 from harness.graph.graph import Graph, Tensor
 from harness.graph.memory import Plan, Request, plan
 from harness.ops.base import Array, Operator, Shape
-from harness.ops.lowering import DEFAULT_STORAGE, Form, Lowering, Site, Storage, Target
+from harness.ops.linear import Linear
+from harness.ops.lowering import DEFAULT_STORAGE, Form, Layout, Lowering, Site, Storage, Target
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -50,7 +53,8 @@ class GeneratedLayer:
     """One layer as generated. name: in the network; symbol: the stem of its names in C; form: its storage form.
 
     op: the operator's label. shape: of its output. macs: dense, of one inference. weight_bytes: all its constants.
-    activation_bytes: its input, its output and its scratch, as stored.
+    nonzeros: weights other than 0. activation_bytes: its input, its output and its scratch, as stored.
+    layout: the order in which an observer sees its output.
     """
 
     index: int
@@ -62,6 +66,8 @@ class GeneratedLayer:
     macs: int
     weight_bytes: int
     activation_bytes: int
+    nonzeros: int = 0
+    layout: Layout = Layout.HWC
 
 
 @dataclass(frozen=True)
@@ -97,14 +103,25 @@ class _Placed:
     scratch: str | None
 
 
-def generate(graph: Graph, *, variant: str, core: str, kernels: str = "default") -> Generated:
+def generate(
+    graph: Graph,
+    *,
+    variant: str,
+    core: str,
+    kernels: str = "default",
+    prefer: Prefer = "balanced",
+    forms: Mapping[str, str] | None = None,
+) -> Generated:
     """The network in C for `core` (as GCC's -mcpu names it).
 
-    InputError for an unknown `kernels`, for a layer that cannot be expressed, and for parameters that are not finite.
+    prefer: what counts where layers can be stored in several forms: bytes ("size"), instructions ("speed") or both.
+    forms: the form of single layers, by the layer's name, against that preference.
+    InputError for an unknown `kernels`, `prefer`, layer or form, for a form that does not fit its layer, for a layer
+    that cannot be expressed, and for parameters that are not finite.
     """
     if kernels not in KERNELS:
         raise unknown_name("kernels", kernels, KERNELS)
-    placed = _lower(graph, Target(core), kernels)
+    placed = _lower(graph, Target(core), kernels, prefer, forms or {})
     memory = _plan(graph, placed)
     headers = _closure({entry.lowering.header for entry in placed})
     context = _context(graph, placed, memory, variant, core)
@@ -128,12 +145,21 @@ def generate(graph: Graph, *, variant: str, core: str, kernels: str = "default")
     )
 
 
-def export(graph: Graph, *, variant: str, core: str, directory: Path, kernels: str = "default") -> tuple[Path, ...]:
+def export(
+    graph: Graph,
+    *,
+    variant: str,
+    core: str,
+    directory: Path,
+    kernels: str = "default",
+    prefer: Prefer = "balanced",
+    forms: Mapping[str, str] | None = None,
+) -> tuple[Path, ...]:
     """Writes the network, its kernels and a README into `directory`, all or nothing; returns the files written.
 
     InputError when the directory has content or cannot be written.
     """
-    generated = generate(graph, variant=variant, core=core, kernels=kernels)
+    generated = generate(graph, variant=variant, core=core, kernels=kernels, prefer=prefer, forms=forms)
     kernel_folder = firmware_dir() / "nn"
     contents = dict(generated.files)
     contents |= {name: (kernel_folder / name).read_text() for name in generated.kernel_headers}
@@ -180,9 +206,14 @@ def parse_output(graph: Graph, data: bytes) -> Array:
     return values.reshape(tensor.shape)
 
 
-def logical_bytes(graph: Graph, layer: Operator, value: Array) -> bytes:
-    """What the CRC-32 of a layer's output covers: NHWC; uint8, or little-endian int32 or float32. value: one sample."""
+def logical_bytes(graph: Graph, layer: Operator, value: Array, layout: Layout = Layout.HWC) -> bytes:
+    """What the CRC-32 of a layer's output covers: uint8, or little-endian int32 or float32, in the tensor's layout.
+
+    value: one sample, (H, W, C) or (C,).
+    """
     tensor = graph.tensors[layer.output]
+    if layout is Layout.HCW:
+        value = value.swapaxes(-1, -2)
     return value.astype(np.dtype(tensor.dtype).newbyteorder("<")).tobytes()
 
 
@@ -193,13 +224,16 @@ def _tensor_bytes(tensor: Tensor) -> int:
 # ---- choosing forms and storages
 
 
-def _lower(graph: Graph, target: Target, kernels: str) -> tuple[_Placed, ...]:
+def _lower(
+    graph: Graph, target: Target, kernels: str, prefer: Prefer, overrides: Mapping[str, str]
+) -> tuple[_Placed, ...]:
     """A form for every layer, then how every tensor is stored, then the layers in C."""
     for layer in graph.layers:
         _check_parameters(layer)
     sites = [_default_site(graph, layer, target) for layer in graph.layers]
-    forms = [_choose(layer, site, kernels) for layer, site in zip(graph.layers, sites, strict=True)]
+    forms = choose(graph, sites, kernels=kernels, prefer=prefer, overrides=overrides)
     storages = _storages(graph, forms, sites)
+    layouts = _layouts(graph, forms, sites)
     symbols = names.identifiers(layer.name for layer in graph.layers)
     placed = []
     for index, (layer, form, symbol) in enumerate(zip(graph.layers, forms, symbols, strict=True)):
@@ -210,8 +244,10 @@ def _lower(graph: Graph, target: Target, kernels: str) -> tuple[_Placed, ...]:
             default.output_shape,
             storages[layer.inputs[0]],
             storages[layer.output],
+            layouts[layer.inputs[0]],
+            layouts[layer.output],
         )
-        lowering = form.lower(layer, site)
+        lowering = form.lower(_in_stored_order(layer, site), site)
         scratch = f"scratch of layer {index}" if lowering.scratch_bytes else None
         placed.append(_Placed(index, layer, symbol, site, lowering, scratch))
     return tuple(placed)
@@ -230,15 +266,7 @@ def _default_site(graph: Graph, layer: Operator, target: Target) -> Site:
     return Site(target, source.shape, result.shape, DEFAULT_STORAGE[source.dtype], DEFAULT_STORAGE[result.dtype])
 
 
-def _choose(layer: Operator, site: Site, kernels: str) -> Form[Any]:
-    """The form with the fewest instructions, or the plain one where that is asked for."""
-    forms = [form for form in layer.forms if form.applicable(layer, site)]
-    if kernels == "plain":
-        return next(form for form in forms if form.name == "plain")
-    return min(forms, key=lambda form: form.cost(layer, site).instructions)
-
-
-def _storages(graph: Graph, forms: list[Form[Any]], sites: list[Site]) -> dict[str, Storage]:
+def _storages(graph: Graph, forms: Sequence[Form[Any]], sites: Sequence[Site]) -> dict[str, Storage]:
     """How every tensor is stored: as all its readers wish where its writer can, else the default of its dtype.
 
     The network's input and output keep the default: others read and write them.
@@ -257,21 +285,56 @@ def _storages(graph: Graph, forms: list[Form[Any]], sites: list[Site]) -> dict[s
     return storages
 
 
+def _layouts(graph: Graph, forms: Sequence[Form[Any]], sites: Sequence[Site]) -> dict[str, Layout]:
+    """The layout of every tensor: as all its readers wish where its writer can, else HWC.
+
+    Linear layers have no wish: their columns are stored in the order in which the input lies. The network's input and
+    output are HWC: others write and read them.
+    """
+    layouts = dict.fromkeys(graph.tensors, Layout.HWC)
+    for layer, form, site in zip(graph.layers, forms, sites, strict=True):
+        wishes = {
+            reader_form.reads_layout(reader, reader_site)
+            for reader, reader_form, reader_site in zip(graph.layers, forms, sites, strict=True)
+            if layer.output in reader.inputs and not isinstance(reader, Linear)
+        }
+        if len(wishes) == 1 and wishes <= form.writes_layouts(layer, site) and layer.output != graph.output.name:
+            layouts[layer.output] = wishes.pop()
+    return layouts
+
+
+def _in_stored_order(layer: Operator, site: Site) -> Operator:
+    """The layer, or a linear layer with its columns in the order in which its input lies in memory."""
+    if not isinstance(layer, Linear) or site.input_layout is Layout.HWC:
+        return layer
+    weight = layer.weight.reshape(-1, *site.input_shape).swapaxes(-1, -2)
+    return dataclasses.replace(layer, weight=np.ascontiguousarray(weight).reshape(layer.weight.shape))
+
+
 def _plan(graph: Graph, placed: tuple[_Placed, ...]) -> Plan:
     """One arena for all tensors and scratch. The input may be overwritten once the last layer that reads it is done."""
     stored = {graph.input: DEFAULT_STORAGE[graph.input_tensor.dtype]}
     written, read = {graph.input: 0}, {graph.input: 0}
+    overread: dict[str, int] = {}
+    before: dict[str, dict[str, int]] = {}
     requests = []
     for entry in placed:
         stored[entry.layer.output] = entry.site.output
+        source = entry.layer.inputs[0]
+        overread[source] = max(overread.get(source, 0), entry.lowering.overread)
+        if entry.lowering.overlap is not None:
+            # Whoever reads the input after this layer keeps it alive, and then its memory is not given away.
+            last = all(source not in other.layer.inputs for other in placed[entry.index + 1 :])
+            before[entry.layer.output] = {source: entry.lowering.overlap} if last else {}
         written[entry.layer.output] = read[entry.layer.output] = entry.index
         read |= dict.fromkeys(entry.layer.inputs, entry.index)
         if entry.scratch:
             requests.append(Request(entry.scratch, entry.lowering.scratch_bytes, _ALIGNMENT, entry.index, entry.index))
     read[graph.output.name] = len(placed)
     for name, storage in stored.items():
-        size = -(-graph.tensors[name].elements * storage.bytes // _ALIGNMENT) * _ALIGNMENT
-        requests.append(Request(name, size, _ALIGNMENT, written[name], read[name]))
+        size = graph.tensors[name].elements * storage.bytes + overread.get(name, 0)
+        size = -(-size // _ALIGNMENT) * _ALIGNMENT
+        requests.append(Request(name, size, _ALIGNMENT, written[name], read[name], before.get(name, {})))
     return plan(requests)
 
 
@@ -290,7 +353,15 @@ def _record(graph: Graph, entry: _Placed) -> GeneratedLayer:
         macs=graph.macs(entry.layer),
         weight_bytes=entry.lowering.weight_bytes,
         activation_bytes=activations + entry.lowering.scratch_bytes,
+        nonzeros=_nonzeros(entry.layer),
+        layout=site.output_layout,
     )
+
+
+def _nonzeros(layer: Operator) -> int:
+    """Weights other than 0."""
+    weight = layer.parameters.get("weight")
+    return 0 if weight is None else int(np.count_nonzero(weight))
 
 
 # ---- text
@@ -368,8 +439,11 @@ def _layer_context(graph: Graph, entry: _Placed, memory: Plan) -> dict[str, Any]
         buffers.append(memory.offsets[entry.scratch])
     roles = ["input", "output", "scratch"][: len(buffers)]
     weights = lowering.weight_bytes
+    nonzeros = _nonzeros(entry.layer)
+    of_these = f" ({nonzeros:,} of {entry.layer.parameters['weight'].size:,} weights are not 0)" if nonzeros else ""
     comment = [
-        f"{graph.macs(entry.layer):,} MACs, {weights:,} B of constants, form {lowering.form};",
+        f"{graph.macs(entry.layer):,} MACs, form {lowering.form}, {weights:,} B of constants{of_these};",
+        *([f"{lowering.note};"] if lowering.note else []),
         f"reads {_buffer(graph, source, site.input, buffers[0])},"
         f" writes {_buffer(graph, result, site.output, buffers[1])}"
         + (f", scratch {_range(buffers[2], lowering.scratch_bytes)}" if entry.scratch else ""),
@@ -385,6 +459,7 @@ def _layer_context(graph: Graph, entry: _Placed, memory: Plan) -> dict[str, Any]
         "title": f"{names.comment(entry.layer.name)}: {entry.layer.label}, {shapes}",
         "comment": comment,
         "symbol": entry.symbol,
+        "source": lowering.source.replace("@", entry.symbol),
         "record": lowering.record,
         "kernel": lowering.kernel,
         "initialiser": initialiser(lowering.fields, entry.symbol),

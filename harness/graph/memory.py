@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -11,6 +11,8 @@ class Request:
     """One buffer. bytes > 0; alignment: a power of two, in bytes.
 
     first, last: the steps, both included, between which its content must survive. Scratch has first == last.
+    before: buffers that this one may share memory with although both are alive, where it starts at least so many bytes
+    before them: a layer's output that trails its input while the layer consumes it.
     """
 
     name: str
@@ -18,10 +20,20 @@ class Request:
     alignment: int
     first: int
     last: int
+    before: Mapping[str, int] = field(default_factory=dict)
 
     def meets(self, other: Request) -> bool:
         """Whether both are alive at some step, so that they must not share memory."""
         return self.first <= other.last and other.first <= self.last
+
+    def forbidden(self, other: Request, start: int) -> tuple[int, int]:
+        """The offsets, both excluded, between which this buffer cannot start when `other` starts at `start`."""
+        lowest, highest = start - self.bytes, start + other.bytes
+        if other.name in self.before:
+            lowest = max(lowest, start - self.before[other.name])
+        if self.name in other.before:
+            highest = min(highest, start + other.before[self.name])
+        return lowest, highest
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ class Plan:
 
 
 def live_bytes(requests: Sequence[Request]) -> int:
-    """The most bytes alive at one step: no plan needs less."""
+    """The most bytes alive at one step: no plan without shared memory needs less."""
     steps = {request.first for request in requests}
     return max((sum(r.bytes for r in requests if r.first <= step <= r.last) for step in steps), default=0)
 
@@ -59,7 +71,7 @@ def plan(requests: Sequence[Request]) -> Plan:
         candidate = _place(sorted(requests, key=order))
         if best is None or candidate.total < best.total:
             best = candidate
-        if best.total == bound:
+        if best.total == bound and not any(request.before for request in requests):
             break
     assert best is not None
     _check(requests, best)
@@ -70,12 +82,11 @@ def _place(requests: Sequence[Request]) -> Plan:
     """Each request in turn at the lowest aligned offset where nothing placed before it is alive with it."""
     placed: list[tuple[int, Request]] = []
     for request in requests:
-        taken = sorted((start, start + other.bytes) for start, other in placed if request.meets(other))
+        taken = sorted(request.forbidden(other, start) for start, other in placed if request.meets(other))
         offset = 0
-        for start, end in taken:
-            if offset + request.bytes <= start:
-                break
-            offset = max(offset, _align(end, request.alignment))
+        for lowest, highest in taken:
+            if lowest < offset < highest:
+                offset = _align(highest, request.alignment)
         placed.append((offset, request))
     return Plan(
         {request.name: offset for offset, request in placed},
@@ -94,6 +105,5 @@ def _check(requests: Sequence[Request], plan: Plan) -> None:
         start = plan.offsets[one.name]
         assert start % one.alignment == 0 and start + one.bytes <= plan.total, f"{one.name} is misplaced"
         for two in requests[index + 1 :]:
-            other = plan.offsets[two.name]
-            overlap = start < other + two.bytes and other < start + one.bytes
-            assert not (overlap and one.meets(two)), f"{one.name} and {two.name} overlap"
+            lowest, highest = one.forbidden(two, plan.offsets[two.name])
+            assert not (lowest < start < highest and one.meets(two)), f"{one.name} and {two.name} overlap"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
@@ -35,6 +35,13 @@ class Storage(Enum):
         return {Storage.U8: 1, Storage.U8_IN_16: 2, Storage.I32: 4, Storage.F32: 4, Storage.S8: 1}[self]
 
 
+class Layout(Enum):
+    """In which order the elements of an (H, W, C) activation lie in memory. Rows follow each other in either."""
+
+    HWC = "hwc"  # channel fastest
+    HCW = "hcw"  # in each row, channel after channel
+
+
 DEFAULT_STORAGE = {"uint8": Storage.U8, "int32": Storage.I32, "float32": Storage.F32}
 
 
@@ -52,22 +59,33 @@ class Target:
 
 @dataclass(frozen=True)
 class Site:
-    """Where a layer stands in its network: shapes without batch, and how its input and its output are stored."""
+    """Where a layer stands in its network: shapes without batch, and how its input and its output are stored.
+
+    Layouts are those of (H, W, C) tensors; vectors have only one, and linear layers always see HWC: code generation
+    permutes their columns.
+    """
 
     target: Target
     input_shape: Shape
     output_shape: Shape
     input: Storage
     output: Storage
+    input_layout: Layout = Layout.HWC
+    output_layout: Layout = Layout.HWC
 
 
 @dataclass(frozen=True)
 class Cost:
-    """flash, scratch: bytes of constants, and of memory that only this layer needs; instructions: of one inference."""
+    """flash, scratch: bytes of constants, and of memory that only this layer needs; instructions: of one inference.
+
+    code: bytes of code that this layer has for itself. shared: bytes of functions that several layers call, by name.
+    """
 
     flash: int
     scratch: int
     instructions: int
+    code: int = 0
+    shared: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +122,11 @@ class Lowering:
 
     form: the storage form's name. header: the file in firmware/nn/ that defines `kernel` and the type `record`.
     fields: the record's initialiser. scratch_bytes: memory that only this layer needs; 0: the kernel takes none.
+    source: C that goes before the record, in which `@` stands for the layer's stem; code_bytes: weights emitted as code
+    in it. note: what readers of the generated C should know of the form.
+    overread: bytes behind its input that the kernel may read (whatever they hold).
+    overlap: None, or the kernel works with its output over its input, when the output starts at least so many bytes
+    before it.
     """
 
     form: str
@@ -113,11 +136,16 @@ class Lowering:
     fields: Mapping[str, Value]
     constants: tuple[Constant, ...] = ()
     scratch_bytes: int = 0
+    source: str = ""
+    code_bytes: int = 0
+    note: str = ""
+    overread: int = 0
+    overlap: int | None = None
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all constants: weights, biases, multipliers, shifts."""
-        return sum(constant.bytes for constant in self.constants)
+        """Bytes of all constants: weights, biases, multipliers, shifts; and of weights that are code."""
+        return self.code_bytes + sum(constant.bytes for constant in self.constants)
 
 
 O = TypeVar("O", bound="Operator")  # noqa: E741 (an operator)
@@ -144,6 +172,10 @@ class Form(ABC, Generic[O]):
     def lower(self, layer: O, site: Site) -> Lowering:
         """The layer in C, with the storages that `site` says."""
 
+    def refusal(self, layer: O, site: Site) -> str | None:
+        """Why this form does not fit `layer`, in a few words; None when it does."""
+        return None if self.applicable(layer, site) else "its shape or the core rules that out"
+
     def reads(self, layer: O, site: Site) -> Storage:
         """How this form would like its input stored; it must also cope with the default, in case others read it too."""
         return site.input
@@ -152,6 +184,14 @@ class Form(ABC, Generic[O]):
         """How this form can store its output, the default of the output's dtype among them."""
         wide = {Storage.U8_IN_16} if site.output is Storage.U8 else set()
         return frozenset({site.output} | wide)
+
+    def reads_layout(self, layer: O, site: Site) -> Layout:
+        """In which layout this form would like its input; it must also cope with HWC."""
+        return Layout.HWC
+
+    def writes_layouts(self, layer: O, site: Site) -> frozenset[Layout]:
+        """In which layouts this form can write its output, HWC among them."""
+        return frozenset({Layout.HWC})
 
 
 def requantization_fields(r: Requantization | None) -> dict[str, Value]:

@@ -1,0 +1,97 @@
+/* The fully connected layer as a stream of bytes: one byte and five instructions for each nonzero weight.
+ *
+ * A row begins with its number of entries. An entry has the distance to its column from the one before it (the first:
+ * from the row's beginning) in its high bits, and the weight in its low ones. What does not fit is split: a long distance
+ * takes entries of weight 0, a large weight several entries at distance 0. Code is shared by layers of the same split.
+ * Optimal for cores with the DSP extension.
+ */
+#ifndef NN_SPARSE_BYTES_H
+#define NN_SPARSE_BYTES_H
+
+#include "nn_sparse.h"
+
+/* outputs: rows. */
+typedef struct {
+    const uint8_t *stream;
+    nn_sparse_finish finish;
+    uint32_t outputs;
+} nn_sparse_bytes_layer;
+
+/* Adds `count` entries to *sum; weight_bits: of an entry, a constant. Returns the end of the entries. */
+NN_INLINE const uint8_t *nn_sparse_bytes_row(const uint8_t *x, const uint8_t *entry, uint32_t count, uint32_t weight_bits,
+                                             int32_t *sum)
+{
+#if NN_DSP
+    /* Four entries at a time; the first time round begins in their midst. Every entry is 20 bytes of code. */
+    uint32_t skip = (0u - count) & 3u, rounds = (count + 3u) / 4u;
+    int32_t total = *sum;
+    uint32_t weight;
+    __asm__("cbz %[rounds], 2f\n\t"
+            "add %[skip], %[skip], %[skip], lsl #2\n\t"
+            "adr %[weight], 1f\n\t"
+            "add %[skip], %[weight], %[skip], lsl #2\n\t"
+            "orr %[skip], %[skip], #1\n\t"
+            "bx %[skip]\n\t"
+            ".p2align 2\n"
+            "1:\n\t"
+            ".rept 4\n\t"
+            "ldrb.w %[weight], [%[entry]], #1\n\t"
+            "add.w %[x], %[x], %[weight], lsr %[bits]\n\t"
+            "sbfx %[weight], %[weight], #0, %[bits]\n\t"
+            "ldrb.w %[skip], [%[x]]\n\t"
+            "mla %[total], %[weight], %[skip], %[total]\n\t"
+            ".endr\n\t"
+            "subs %[rounds], %[rounds], #1\n\t"
+            "bne 1b\n"
+            "2:"
+            : [x] "+r"(x), [entry] "+r"(entry), [skip] "+r"(skip), [rounds] "+l"(rounds), [total] "+r"(total),
+              [weight] "=&r"(weight)
+            : [bits] "i"(weight_bits)
+            : "cc", "memory");
+    *sum = total;
+    return entry;
+#else
+    for (; count; count--, entry++) {
+        const int32_t weight = *entry & ((1 << weight_bits) - 1);
+        x += *entry >> weight_bits;
+        *sum += *x * (weight - ((weight >> (weight_bits - 1u)) << weight_bits));
+    }
+    return entry;
+#endif
+}
+
+NN_INLINE void nn_sparse_bytes_linear(const nn_sparse_bytes_layer *layer, const void *input, void *output,
+                                      uint32_t weight_bits, uint32_t bias_bytes)
+{
+    const uint8_t *next = layer->stream;
+    uint8_t *out = output;
+    for (uint32_t row = 0; row < layer->outputs; row++) {
+        int32_t sum = nn_sparse_bias(&layer->finish, row, bias_bytes);
+        next = nn_sparse_bytes_row(input, next + 1, *next, weight_bits, &sum);
+        if (layer->finish.multipliers || layer->finish.multiplier) {
+            *out++ = nn_sparse_requantize(&layer->finish, sum, row);
+        } else {
+            *(int32_t *)(void *)out = sum;
+            out += 4;
+        }
+    }
+}
+
+#define NN_SPARSE_BYTES(weight_bits, bias_bits)                                                                              \
+    NN_SPARSE_SHARED void nn_sparse_bytes_w##weight_bits##_b##bias_bits(const nn_sparse_bytes_layer *layer,                  \
+                                                                        const void *input, void *output)                     \
+    {                                                                                                                        \
+        nn_sparse_bytes_linear(layer, input, output, weight_bits, bias_bits / 8u);                                           \
+    }
+
+NN_SPARSE_BYTES(2, 8)
+NN_SPARSE_BYTES(2, 16)
+NN_SPARSE_BYTES(2, 32)
+NN_SPARSE_BYTES(3, 8)
+NN_SPARSE_BYTES(3, 16)
+NN_SPARSE_BYTES(3, 32)
+NN_SPARSE_BYTES(4, 8)
+NN_SPARSE_BYTES(4, 16)
+NN_SPARSE_BYTES(4, 32)
+
+#endif

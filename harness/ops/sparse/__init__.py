@@ -1,0 +1,22 @@
+"""Storage forms for integer layers with zeros and few weight levels: one form per file. All are exact, or refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.ops.base import Operator
+from harness.ops.conv2d import Conv2d
+from harness.ops.linear import Linear
+from harness.ops.lowering import Form
+from harness.ops.sparse.blocks import BlocksConv2d, BlocksLinear
+from harness.ops.sparse.bytes import BytesLinear
+from harness.ops.sparse.rows import RowsConv2d, RowsLinear
+
+
+def forms(layer: Operator) -> tuple[Form[Any], ...]:
+    """The sparse forms of a layer's operator, whether or not they fit."""
+    if isinstance(layer, Conv2d) and layer.integer:
+        return RowsConv2d(), BlocksConv2d()
+    if isinstance(layer, Linear) and layer.integer:
+        return RowsLinear(), BlocksLinear(), *(BytesLinear(bits) for bits in BytesLinear.splits)
+    return ()
