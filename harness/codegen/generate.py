@@ -22,7 +22,7 @@ import numpy as np
 import harness
 from harness import boards
 from harness.assets import firmware_dir
-from harness.codegen import names
+from harness.codegen import baselines, names
 from harness.codegen.choose import Prefer, choose
 from harness.codegen.text import array_text, initialiser
 from harness.errors import InputError, unknown_name
@@ -34,6 +34,8 @@ from harness.ops.lowering import DEFAULT_STORAGE, Form, Layout, Lowering, Site, 
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+    from harness.codegen.baselines import Baseline
 
 # How forms are chosen: the fewest instructions, or the plain ones, which show what the others gain.
 KERNELS = ("default", "plain")
@@ -119,9 +121,10 @@ def generate(
     InputError for an unknown `kernels`, `prefer`, layer or form, for a form that does not fit its layer, for a layer
     that cannot be expressed, and for parameters that are not finite.
     """
-    if kernels not in KERNELS:
-        raise unknown_name("kernels", kernels, KERNELS)
-    placed = _lower(graph, Target(core), kernels, prefer, forms or {})
+    baseline = baselines.find(graph, kernels)
+    if baseline is None and kernels not in KERNELS:
+        raise unknown_name("kernels", kernels, (*KERNELS, *baselines.names()))
+    placed = _lower(graph, Target(core), kernels, prefer, forms or {}, baseline)
     memory = _plan(graph, placed)
     headers = _closure({entry.lowering.header for entry in placed})
     context = _context(graph, placed, memory, variant, core)
@@ -130,6 +133,8 @@ def generate(
         name: environment.get_template(f"{name}.j2").render(context)
         for name in ("network.c", "network.h", "network_weights.h")
     }
+    if baseline is not None:
+        files |= baseline.sources()
     return Generated(
         name=graph.name,
         variant=variant,
@@ -141,7 +146,7 @@ def generate(
         activation_bytes=memory.total,
         input_bytes=_tensor_bytes(graph.input_tensor),
         output_bytes=_tensor_bytes(graph.output),
-        optimize=OPTIMIZE,
+        optimize=OPTIMIZE if baseline is None else baseline.optimize,
     )
 
 
@@ -172,6 +177,7 @@ def export(
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             for name, text in contents.items():
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
                 (temporary / name).write_text(text)
             temporary.chmod(0o755)
             temporary.replace(target)
@@ -225,13 +231,21 @@ def _tensor_bytes(tensor: Tensor) -> int:
 
 
 def _lower(
-    graph: Graph, target: Target, kernels: str, prefer: Prefer, overrides: Mapping[str, str]
+    graph: Graph,
+    target: Target,
+    kernels: str,
+    prefer: Prefer,
+    overrides: Mapping[str, str],
+    baseline: Baseline | None,
 ) -> tuple[_Placed, ...]:
     """A form for every layer, then how every tensor is stored, then the layers in C."""
     for layer in graph.layers:
         _check_parameters(layer)
     sites = [_default_site(graph, layer, target) for layer in graph.layers]
-    forms = choose(graph, sites, kernels=kernels, prefer=prefer, overrides=overrides)
+    if baseline is not None:
+        forms = baseline.forms(graph)
+    else:
+        forms = choose(graph, sites, kernels=kernels, prefer=prefer, overrides=overrides)
     storages = _storages(graph, forms, sites)
     layouts = _layouts(graph, forms, sites)
     symbols = names.identifiers(layer.name for layer in graph.layers)

@@ -1,7 +1,7 @@
-"""The layers of arXiv 2103.15972 (paper A): 8-bit sparse weights as one flat stream, float arithmetic, planar activations.
+"""The layers of arXiv 2103.15972 (paper A): 8-bit sparse weights in one flat stream, float arithmetic, planar tensors.
 
 A baseline that other variants are compared with, with the flaws that the paper's published code has; not a form of our
-own networks. What they are: reference/papers.md lists them, and so does the report of `harness reproduce 2103.15972`.
+own networks. The report of `harness reproduce 2103.15972` says what the flaws are.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _PaperALayer(Operator):
         return np.maximum(real, np.float32(0)) if self.relu else real
 
     def quantized(self, real: Array) -> Array:
-        """Real outputs -> uint8. The paper truncates towards zero in its signed range: up below -128 + 128, else down."""
+        """Real outputs -> uint8. Truncated towards zero in the paper's signed range: negative values go up."""
         signed_zero = np.float32(self.output_zero_point - OFFSET)
         signed = np.trunc(real / np.float32(self.output_scale) + signed_zero)
         stored: Array = (np.clip(signed, -OFFSET, OFFSET - 1) + OFFSET).astype(np.uint8)
@@ -212,9 +212,7 @@ class PaperA(Form[_PaperALayer]):
         }
         if isinstance(layer, PaperAConv2d):
             channels, height, width = layer.planes(site.input_shape)
-            fields["input"] = _tensor(
-                (channels, height, width), site.input, layer.input_scale, layer.input_zero_point
-            )
+            fields["input"] = _tensor((channels, height, width), site.input, layer.input_scale, layer.input_zero_point)
             fields |= {"interleaved": not layer.planar_input and channels > 1}
             fields |= {"pool": layer.window, "padding": layer.padding}
         return Lowering(

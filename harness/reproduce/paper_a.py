@@ -9,8 +9,10 @@ integers does not come here.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from harness.graph.graph import Tensor as Activation
 from harness.ops.base import Array, Operator
 from harness.ops.conv2d import Conv2d
 from harness.ops.linear import Linear
-from harness.ops.paper_a import OFFSET, PaperAConv2d, PaperALinear
+from harness.ops.paper_a import PaperAConv2d, PaperALinear
 from harness.progress import Advance, Reporter, Silent
 
 # The paper's published code: Adam, 4 epochs for the dense network and for each candidate, MNIST in batches of 256; at
@@ -109,7 +111,7 @@ def quantize(graph: Graph, images: Array, input_scale: float | None, input_zero_
         low, high = ranges[layer.name]
         output_scale = (high - low) / _LEVELS
         output_zero_point = int(np.clip(round(-low / output_scale), 0, _LEVELS))
-        common = {
+        common: dict[str, Any] = {
             "name": layer.name,
             "inputs": layer.inputs,
             "output": layer.output,
@@ -168,8 +170,6 @@ def _integers(weight: Array) -> tuple[Array, float]:
 
 def _with_weights(graph: Graph, weights: Mapping[str, tuple[Array, float]]) -> Graph:
     """The float graph with its weights as the integers say."""
-    import dataclasses
-
     layers = []
     for layer in graph.layers:
         assert isinstance(layer, Conv2d | Linear)
@@ -247,8 +247,6 @@ class _Network(nn.Module):
 
     def graph(self, graph: Graph) -> Graph:
         """`graph` with these parameters."""
-        import dataclasses
-
         layers = []
         for layer, weight, bias in zip(self._layers, self.weights, self.biases, strict=True):
             values = weight.detach().numpy()

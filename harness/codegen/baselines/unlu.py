@@ -37,7 +37,9 @@ def _form(graph: Graph, layer: Operator) -> Form[Any]:
     if layer.pool is not None:
         square = square and len({*layer.pool.kernel, *layer.pool.stride}) == 1
     if not square:
-        raise InputError(f"layer {layer.name}: kernels unlu know square padding and pooling windows that do not overlap")
+        raise InputError(
+            f"layer {layer.name}: kernels unlu know square padding and pooling windows that do not overlap"
+        )
     return UnluConv2d(interleaved=layer.inputs[0] == graph.input)
 
 
@@ -100,7 +102,7 @@ class UnluLinear(Form[Linear]):
             kernel="nn_unlu_linear",
             record="nn_unlu_layer",
             fields={
-                "weights": _weights(*layer.weight.shape, 1, 1),
+                "weights": _weights(layer.weight.shape[0], layer.weight.shape[1], 1, 1),
                 "input": (int(np.prod(site.input_shape)), 1, 1),
                 "output": (layer.weight.shape[0], 1, 1),
                 "relu": layer.relu,
