@@ -1,0 +1,235 @@
+"""How the core takes faults, supervisor calls and exception returns: Armv7-M ARM (DDI 0403E) B1.5.
+
+Unicorn does none of it. Every bus error is precise here; on a Cortex-M7 those of stores often are not. There are no
+interrupts.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+from harness.emulators.simulator.address_space import AddressSpace
+from harness.emulators.simulator.core_registers import (
+    CONTROL_FPCA,
+    CONTROL_SPSEL,
+    XPSR_IPSR,
+    XPSR_IT,
+    XPSR_T,
+    CoreRegisters,
+)
+from harness.emulators.simulator.system import SystemControl
+
+LOCKUP_PC = 0xFFFF_FFFE
+
+_XPSR_ALIGN = 1 << 9
+_BASIC_FRAME, _EXTENDED_FRAME = 0x20, 0x68
+
+
+class Exception_(IntEnum):
+    """Exception numbers of the core."""
+
+    NMI = 2
+    HARD_FAULT = 3
+    MEM_MANAGE = 4
+    BUS_FAULT = 5
+    USAGE_FAULT = 6
+    SV_CALL = 11
+
+
+class Cfsr(IntFlag):
+    """Configurable fault status register."""
+
+    IACCVIOL = 1 << 0
+    DACCVIOL = 1 << 1
+    MMARVALID = 1 << 7
+    IBUSERR = 1 << 8
+    PRECISERR = 1 << 9
+    UNSTKERR = 1 << 11
+    STKERR = 1 << 12
+    BFARVALID = 1 << 15
+    UNDEFINSTR = 1 << 16
+    INVSTATE = 1 << 17
+    INVPC = 1 << 18
+    NOCP = 1 << 19
+    UNALIGNED = 1 << 24
+    DIVBYZERO = 1 << 25
+
+
+class Hfsr(IntFlag):
+    """HardFault status register."""
+
+    VECTTBL = 1 << 1
+    FORCED = 1 << 30
+    DEBUGEVT = 1 << 31
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that an instruction did wrong. address: what it accessed, for the fault address register."""
+
+    status: Cfsr
+    address: int | None = None
+
+    @property
+    def exception(self) -> Exception_:
+        """The exception that the status bit belongs to."""
+        if self.status >= Cfsr.UNDEFINSTR:
+            return Exception_.USAGE_FAULT
+        return Exception_.BUS_FAULT if self.status >= Cfsr.IBUSERR else Exception_.MEM_MANAGE
+
+
+class ExceptionModel:
+    """Takes exceptions and returns from them, by changing the core's registers and its stack.
+
+    lockup: why the core has locked up, in words, or None. Only reset() ends it.
+    """
+
+    def __init__(self, core: CoreRegisters, memory: AddressSpace, system: SystemControl, *, has_fpu: bool) -> None:
+        self._core = core
+        self._memory = memory
+        self._system = system
+        self._has_fpu = has_fpu
+        self.lockup: str | None = None
+
+    def reset(self) -> None:
+        """Forget a lockup."""
+        self.lockup = None
+
+    def fault(self, fault: Fault) -> None:
+        """The instruction at PC faults: its handler is entered, or HardFault's, or the core locks up."""
+        system = self._system
+        system.cfsr |= fault.status
+        if fault.address is not None:
+            if fault.exception is Exception_.BUS_FAULT:
+                system.bfar = fault.address
+                system.cfsr |= Cfsr.BFARVALID
+            else:
+                system.mmfar = fault.address
+                system.cfsr |= Cfsr.MMARVALID
+        exception = fault.exception
+        enabled = system.shcsr_enables >> (exception + 12) & 1
+        if enabled and system.priority(exception) < self._current_priority():
+            self._enter(exception)
+        else:
+            self._hard_fault(Hfsr.FORCED, f"{_name(exception)} ({fault.status.name})")
+
+    def supervisor_call(self) -> None:
+        """SVC: PC is behind it already."""
+        if self._system.priority(Exception_.SV_CALL) < self._current_priority():
+            self._enter(Exception_.SV_CALL)
+        else:
+            self._hard_fault(Hfsr.FORCED, "SVC at a priority that does not allow it")
+
+    def breakpoint(self) -> None:
+        """BKPT at PC, and no debugger to halt for."""
+        self._hard_fault(Hfsr.DEBUGEVT, "BKPT without a debugger")
+
+    def leave(self, value: int) -> None:
+        """A branch to `value`, one of the EXC_RETURN values, in handler mode."""
+        core, system = self._core, self._system
+        exception = core.read("xpsr") & XPSR_IPSR
+        to_thread = value & 0xF in (0x9, 0xD)
+        others = system.active - {exception}
+        if exception not in system.active or value & 0xF not in (0x1, 0x9, 0xD) or to_thread == bool(others):
+            self.fault(Fault(Cfsr.INVPC))
+            return
+        extended = self._has_fpu and not value & 0x10
+        on_process_stack = value & 0xF == 0xD
+        stack_pointer = core.read("psp" if on_process_stack else "msp")
+        frame = self._memory.load(stack_pointer, _EXTENDED_FRAME if extended else _BASIC_FRAME)
+        system.active.discard(exception)
+        if exception != Exception_.NMI:
+            core.write("faultmask", 0)
+        if frame is None:
+            self.fault(Fault(Cfsr.UNSTKERR))
+            return
+        words = struct.unpack(f"<{len(frame) // 4}I", frame)
+        r0, r1, r2, r3, r12, lr, pc, xpsr = words[:8]
+        core.write("xpsr", xpsr & ~_XPSR_ALIGN & ~XPSR_IPSR | (0 if to_thread else xpsr & XPSR_IPSR))
+        control = core.read("control") & ~(CONTROL_FPCA | (CONTROL_SPSEL if to_thread else 0))
+        control |= (CONTROL_FPCA if extended else 0) | (CONTROL_SPSEL if on_process_stack else 0)
+        core.write("control", control)
+        core.write("sp", stack_pointer + len(frame) + (4 if xpsr & _XPSR_ALIGN else 0))
+        for name, word in zip(("r0", "r1", "r2", "r3", "r12", "lr"), (r0, r1, r2, r3, r12, lr), strict=True):
+            core.write(name, word)
+        if extended:
+            for number, word in enumerate(words[8:24]):
+                core.write(f"s{number}", word)
+            core.write("fpscr", words[24])
+        core.write("pc", pc & ~1)
+
+    def _current_priority(self) -> int:
+        """The priority that code has now: what may interrupt it must have a lower number."""
+        core, system = self._core, self._system
+        priority = min((system.priority(number) for number in system.active), default=256)
+        base = core.read("basepri")
+        if base:
+            priority = min(priority, base)
+        if core.read("primask"):
+            priority = min(priority, 0)
+        if core.read("faultmask"):
+            priority = min(priority, -1)
+        return priority
+
+    def _hard_fault(self, why: Hfsr, cause: str) -> None:
+        if self._current_priority() <= self._system.priority(Exception_.HARD_FAULT):
+            self._lock_up(f"{cause} at {self._core.read('pc'):#010x}, at HardFault's priority or above")
+            return
+        self._system.hfsr |= why
+        self._enter(Exception_.HARD_FAULT)
+
+    def _enter(self, exception: Exception_) -> None:
+        core, system = self._core, self._system
+        xpsr, control = core.read("xpsr"), core.read("control")
+        extended = self._has_fpu and bool(control & CONTROL_FPCA)
+        in_handler = bool(xpsr & XPSR_IPSR)
+        if not self._push(xpsr, extended=extended):
+            system.cfsr |= Cfsr.STKERR
+            # The handler runs even though its frame is lost; where it cannot be BusFault's, it is HardFault's.
+            if exception not in (Exception_.HARD_FAULT, Exception_.BUS_FAULT):
+                system.hfsr |= Hfsr.FORCED
+                exception = Exception_.HARD_FAULT
+        vector = self._vector(exception)
+        if vector is None:
+            system.hfsr |= Hfsr.VECTTBL
+            exception = Exception_.HARD_FAULT
+            vector = self._vector(exception)
+        if vector is None:
+            self._lock_up(f"the vector table at {system.vtor:#010x} cannot be read")
+            return
+        link = 0xFFFF_FFF1 if in_handler else 0xFFFF_FFFD if control & CONTROL_SPSEL else 0xFFFF_FFF9
+        core.write("lr", link & ~0x10 if extended else link)
+        # Thread mode's stack selection can only be changed before handler mode begins.
+        core.write("control", control & ~(CONTROL_FPCA | (0 if in_handler else CONTROL_SPSEL)))
+        core.write("xpsr", xpsr & ~(XPSR_IT | XPSR_T | XPSR_IPSR) | (XPSR_T if vector & 1 else 0) | exception)
+        core.write("pc", vector & ~1)
+        system.active.add(exception)
+
+    def _push(self, xpsr: int, *, extended: bool) -> bool:
+        """Stack the frame and move the stack pointer; False when memory refused it."""
+        core = self._core
+        stack_pointer = core.read("sp")
+        size = _EXTENDED_FRAME if extended else _BASIC_FRAME
+        frame = (stack_pointer - size) & 0xFFFF_FFF8
+        words = [core.read(name) for name in ("r0", "r1", "r2", "r3", "r12", "lr", "pc")]
+        words.append(xpsr & ~_XPSR_ALIGN | (_XPSR_ALIGN if stack_pointer & 4 else 0))
+        if extended:
+            words += [core.read(f"s{number}") for number in range(16)]
+            words += [core.read("fpscr"), 0]
+        stored = self._memory.store(frame, struct.pack(f"<{len(words)}I", *words))
+        core.write("sp", frame)
+        return stored
+
+    def _vector(self, exception: Exception_) -> int | None:
+        data = self._memory.load(self._system.vtor + 4 * exception, 4)
+        return None if data is None else int.from_bytes(data, "little")
+
+    def _lock_up(self, why: str) -> None:
+        self.lockup = why
+        self._core.write("pc", LOCKUP_PC)
+
+
+def _name(exception: Exception_) -> str:
+    return {4: "MemManage", 5: "BusFault", 6: "UsageFault"}[exception]

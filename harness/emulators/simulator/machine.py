@@ -1,0 +1,716 @@
+"""A board in this process: its core on Unicorn, its memories, peripherals and faults. No sockets, no processes.
+
+    machine = Machine(boards.load("nucleo-f746"))
+    machine.write(0x0800_0000, image)
+    machine.reset()
+    stop = machine.run(timeout=5.0)
+
+Time is the exact number of executed instructions. A cycle model goes behind `clock_source`.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import unicorn
+from unicorn import arm_const as reg
+
+from harness.boards import Board
+from harness.emulators.simulator import chips, decode
+from harness.emulators.simulator.address_space import PAGE, AddressSpace, Memory
+from harness.emulators.simulator.block_counter import BlockCounter
+from harness.emulators.simulator.core_registers import FLOAT, GENERAL, XPSR_IT, XPSR_T, CoreRegisters
+from harness.emulators.simulator.decode import Kind
+from harness.emulators.simulator.engine import UcError, thumb_engine
+from harness.emulators.simulator.exceptions import Cfsr, ExceptionModel, Fault
+from harness.emulators.simulator.peripherals import ClockGate, Peripheral, Registers, Usart
+from harness.emulators.simulator.serial_line import SerialLine
+from harness.emulators.simulator.system import (
+    CCR_DIV_0_TRP,
+    CCR_UNALIGN_TRP,
+    DHCSR_DEBUGEN,
+    DHCSR_HALT,
+    DHCSR_LOCKUP,
+    DHCSR_REGRDY,
+    DHCSR_SLEEP,
+    DWT_BASE,
+    SCS_BASE,
+    Dwt,
+    SystemControl,
+)
+from harness.errors import InputError
+
+_CPU_MODELS = {"cortex-m4": reg.UC_CPU_ARM_CORTEX_M4, "cortex-m7": reg.UC_CPU_ARM_CORTEX_M7}
+
+# Where nothing can be executed, by the default memory map: Armv7-M ARM B3.1.
+_EXECUTE_NEVER = (range(0x4000_0000, 0x6000_0000), range(0xA000_0000, 0x1_0000_0000))
+
+# Unicorn's kind of access -> the permission it needs.
+_NEEDED = {
+    unicorn.UC_MEM_READ: unicorn.UC_PROT_READ,
+    unicorn.UC_MEM_WRITE: unicorn.UC_PROT_WRITE,
+    unicorn.UC_MEM_FETCH: unicorn.UC_PROT_EXEC,
+}
+# QEMU's exception numbers, which Unicorn's interrupt hook gets.
+_EXCP_SWI, _EXCP_DATA_ABORT, _EXCP_BKPT, _EXCP_EXCEPTION_EXIT, _EXCP_NOCP = 2, 4, 7, 8, 17
+
+# What instructions can change, beside xPSR, PC and memory.
+_UNDONE = (*GENERAL, *FLOAT, "control")
+
+# How long, in seconds, one unsuccessful poll of the serial line may block.
+_POLL_SECONDS = 0.02
+# Polls that are further apart than this, in instructions, are no loop that waits for input.
+_POLL_DISTANCE = 2000
+
+
+class Reason(enum.Enum):
+    """Why run() or step() returned."""
+
+    REQUEST = "stop was requested"
+    TIMEOUT = "the time given is over"
+    BREAKPOINT = "a breakpoint is reached"
+    BKPT = "a BKPT instruction, with a debugger attached"
+    STEP = "one instruction was executed"
+    INPUT = "the firmware waits for serial input"
+    SLEEP = "the firmware sleeps, and nothing is there to wake it"
+    LOCKUP = "the core is locked up"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """How a run ended. pc: the next instruction. instructions: executed since reset."""
+
+    reason: Reason
+    pc: int
+    instructions: int
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """An access that no page allows. access: Unicorn's UC_MEM_*. page: the address of the page."""
+
+    access: int
+    page: int
+
+
+@dataclass(frozen=True)
+class _Interrupt:
+    """An exception that QEMU leaves to us, by its number."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class _Invalid:
+    """An instruction that QEMU does not know, or one in Arm state."""
+
+
+@dataclass(frozen=True)
+class _Late:
+    """A fault at `pc` after which Unicorn goes on to the end of a block, and the registers to go back to."""
+
+    fault: Fault
+    pc: int
+    xpsr: int
+    registers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """The firmware polls for input in vain."""
+
+
+_Event = _Refused | _Interrupt | _Invalid | _Late | _Waiting
+
+
+class Machine:
+    """One board. Not for two threads at a time, except request_stop() and the serial line.
+
+    serial: the line to its UARTs. clock_source: what SysTick and CYCCNT count; by default `instructions`.
+    debugger: whether BKPT halts instead of faulting. blocking: whether run() waits while the firmware polls for serial
+    input in vain or sleeps, rather than return.
+    """
+
+    def __init__(self, board: Board, *, check_alignment: bool = False) -> None:
+        """check_alignment: whether misaligned LDM, LDRD, VLDR and their like fault, as they always do on silicon; ten
+        times slower.
+
+        InputError when the simulator does not model the board.
+        """
+        if board.engines.simulator is None or board.core not in _CPU_MODELS:
+            raise InputError(
+                f"the simulator does not model board {board.id}",
+                hint="its manifest has to name a chip that is modelled",
+            )
+        self.board = board
+        self.serial = SerialLine()
+        self.clock_source: Callable[[], int] = lambda: self.instructions
+        self.debugger = False
+        self.blocking = False
+
+        self._check_alignment = check_alignment
+        self._has_float_v5 = (board.fpu or "").startswith("fpv5")
+        self._uc = thumb_engine(_CPU_MODELS[board.core])
+        self._registers = CoreRegisters(self._uc)
+
+        # Instructions per block, by address. The block hook looks here first: clearing it makes the next block go
+        # through _on_new_block(), which notices requests. _blocks remembers (bytes, instructions) beyond that.
+        self._counts: dict[int, int] = {}
+        self._blocks: dict[int, tuple[int, int]] = {}
+        self._code_pages: set[tuple[int, int]] = set()
+        self._breakpoints: frozenset[int] = frozenset()
+        self._translations_stale = True
+        # Instructions that may fault as the core is set up now, by address.
+        self._guards: dict[int, Kind] = {}
+        self._guards_stale = True
+        self._checks_stale = True
+        self._check_hooks: list[int] = []
+
+        self._running = False
+        self._stepping = False
+        self._sleeping = False
+        self._stop_requested = False
+        self._stop_signal = threading.Event()
+        self._reset_requested = False
+        self._event: _Event | None = None
+        self._failure: BaseException | None = None
+        self._last_poll = 0
+
+        chip = chips.chip(board.engines.simulator.chip)
+        self._space = AddressSpace(self._uc, board, chip, self._on_debugger_write)
+        self._system = SystemControl(
+            self, cpuid=chip.cpuid, fpu=board.fpu, caches=chip.caches, vectors=board.region("flash").origin
+        )
+        self._dwt = Dwt(self, self._system, has_lock=board.core == "cortex-m7")
+        self._exceptions = ExceptionModel(self._registers, self._space, self._system, has_fpu=board.fpu is not None)
+        self._add_peripherals(chip)
+        self._counter = BlockCounter(self._uc, self._counts, self._on_new_block)
+        self._add_hooks()
+        self.reset()
+
+    def _add_peripherals(self, chip: chips.Chip) -> None:
+        self._space.add_peripheral(SCS_BASE, 0x1000, self._system)
+        self._space.add_peripheral(DWT_BASE, 0x1000, self._dwt)
+        modelled: list[tuple[chips.Block, Peripheral]] = []
+        control: Registers | None = None
+        for block in chip.blocks:
+            peripheral: Registers | Usart
+            if block.kind == "usart":
+                peripheral = Usart(self.serial, self._on_poll)
+            else:
+                peripheral = Registers(block)
+                if block.name == chip.clock_control:
+                    control = peripheral
+            modelled.append((block, peripheral))
+            self._space.add_peripheral(block.base, block.size, peripheral)
+        if control is not None:
+            ClockGate(control, modelled)
+
+    # ---- what a debugger sees
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes from `address`; AddressError where nothing is. Reading a peripheral has its side effects."""
+        return self._space.read(address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write `data` from `address`, flash included; AddressError where nothing is, or only constants."""
+        self._space.write(address, data)
+
+    def read_register(self, name: str) -> int:
+        """r0 to r12, sp, lr, pc, xpsr, msp, psp, primask, basepri, faultmask, control, s0 to s31, d0 to d15, fpscr."""
+        return self._registers.read(name)
+
+    def write_register(self, name: str, value: int) -> None:
+        """See read_register()."""
+        self._registers.write(name, value)
+
+    @property
+    def breakpoints(self) -> frozenset[int]:
+        """The instructions in front of which run() stops, by address; any number of them, in flash or RAM."""
+        return self._breakpoints
+
+    @breakpoints.setter
+    def breakpoints(self, addresses: Iterable[int]) -> None:
+        wanted = frozenset(address & ~1 for address in addresses)
+        if wanted != self._breakpoints:
+            self._breakpoints = wanted
+            self._translations_stale = True
+
+    @property
+    def instructions(self) -> int:
+        """Instructions executed since reset, exactly; a conditional one that is skipped counts as executed.
+
+        Seen by the firmware, through CYCCNT: those before the one that reads.
+        """
+        executed, block = self._counter.read()
+        if not self._running:
+            return executed
+        size, count = self._blocks[block]
+        return executed - count + self._index_in_block(block, size, self._registers.read("pc"))
+
+    @property
+    def lockup(self) -> str | None:
+        """Why the core is locked up, in words; None while it is not."""
+        return self._exceptions.lockup
+
+    # ---- running
+
+    def reset(self) -> None:
+        """What the reset pin does: registers and peripherals start over, flash and RAM keep their contents."""
+        self.serial.clear()
+        self._stop_requested = self._reset_requested = False
+        self._exceptions.reset()
+        for peripheral in self._space.peripherals:
+            peripheral.reset()
+        self._counter.add(-self._counter.read()[0])
+        self._last_poll = 0
+        registers = self._registers
+        registers.write("xpsr", XPSR_T)
+        registers.write("control", 0)
+        for name in (*GENERAL, *FLOAT, "primask", "basepri", "faultmask", "psp"):
+            registers.write(name, 0)
+        stack_pointer, start = struct.unpack("<II", self.read(self._system.vtor, 8))
+        registers.write("lr", 0xFFFF_FFFF)
+        registers.write("sp", stack_pointer & ~3)
+        registers.write("xpsr", XPSR_T if start & 1 else 0)
+        registers.write("pc", start)
+        self.checks_changed()
+
+    def run(self, timeout: float | None = None) -> Stop:
+        """Execute until there is a reason to stop, at most for `timeout` seconds.
+
+        A breakpoint at PC stops it at once: step() first. On the main thread, Ctrl-C raises KeyboardInterrupt.
+        """
+        timed_out = threading.Event()
+
+        def on_timeout() -> None:
+            timed_out.set()
+            self.request_stop()
+
+        timer = threading.Timer(timeout, on_timeout) if timeout is not None else None
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
+        try:
+            reason = self._run_interruptibly()
+        finally:
+            if timer is not None:
+                timer.cancel()
+                timer.join()
+        if timed_out.is_set():
+            self._take_stop_request()
+            reason = Reason.TIMEOUT if reason is Reason.REQUEST else reason
+        return self._stop(reason)
+
+    def step(self) -> Stop:
+        """Execute one instruction, or enter the exception that it raises. An IT block counts as one instruction."""
+        if self._reset_requested:
+            self.reset()
+        reason = self._step() if self.lockup is None else None
+        return self._stop(Reason.LOCKUP if self.lockup else reason or Reason.STEP)
+
+    def request_stop(self) -> None:
+        """Make run() return, or the next run() return at once. May be called on any thread."""
+        self._stop_requested = True
+        self._stop_signal.set()
+        self._counts.clear()
+        self.serial.wake()
+
+    # ---- for the core's own registers (system.Core)
+
+    def clock(self) -> int:
+        """See system.Core."""
+        return self.clock_source()
+
+    def request_reset(self) -> None:
+        """See system.Core."""
+        self._reset_requested = True
+        self._leave_at_next_block()
+
+    def checks_changed(self) -> None:
+        """See system.Core."""
+        self._guards_stale = self._checks_stale = True
+        self._leave_at_next_block()
+
+    def trace_changed(self) -> None:
+        """See system.Core."""
+        self._dwt.update()
+
+    def debug_status(self) -> int:
+        """See system.Core."""
+        halted = not self._running and not self._sleeping
+        return (
+            DHCSR_REGRDY
+            | (DHCSR_DEBUGEN if self.debugger else 0)
+            | (DHCSR_HALT if halted else 0)
+            | (DHCSR_SLEEP if self._sleeping else 0)
+            | (DHCSR_LOCKUP if self.lockup else 0)
+        )
+
+    # ---- hooks: Unicorn calls them in the middle of a run
+
+    def _add_hooks(self) -> None:
+        uc = self._uc
+        # Breakpoints are Unicorn's exits: the only stops that are exact inside IT blocks too.
+        uc.ctl_exits_enabled(True)
+        # With a virtual TLB, the page hook decides about every access, and a refused one has no effect at all. With the
+        # usual one, code behind a refused store would run on to the end of its block.
+        uc.hook_add(unicorn.UC_HOOK_TLB_FILL, self._on_page)
+        uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
+        uc.hook_add(unicorn.UC_HOOK_INTR, self._on_interrupt)
+        uc.hook_add(unicorn.UC_HOOK_INSN_INVALID, self._on_invalid)
+        uc.hook_add(unicorn.UC_HOOK_EDGE_GENERATED, self._on_translation)
+        # The cycle counter has to know PC in the middle of a block. Unicorn sets it for the hook of a protected access.
+        uc.mem_protect(DWT_BASE, 0x1000, unicorn.UC_PROT_NONE)
+        protected = unicorn.UC_HOOK_MEM_READ_PROT | unicorn.UC_HOOK_MEM_WRITE_PROT
+        uc.hook_add(protected, self._on_protected, begin=DWT_BASE, end=DWT_BASE + 0xFFF)
+
+    def _on_page(self, _uc: Any, page: int, access: int, entry: Any, _data: Any) -> bool:
+        permissions = self._space.permissions.get(page, 0)
+        if not permissions & _NEEDED[access]:
+            if self._event is None:
+                self._event = _Refused(access, page)
+            return False
+        entry.paddr = page
+        entry.perms = permissions
+        return True
+
+    def _on_protected(self, *_: Any) -> bool:
+        self._registers.forget_it_state()
+        return True
+
+    def _on_interrupt(self, uc: Any, number: int, _data: Any) -> None:
+        self._event = self._event or _Interrupt(number)
+        uc.emu_stop()
+
+    def _on_invalid(self, _uc: Any, _data: Any) -> bool:
+        _, block = self._counter.read()
+        size, _ = self._blocks.get(block, (0, 0))
+        if self._registers.thumb() and self._registers.read("pc") == block + size:
+            return True  # WFE and YIELD end their block like this; they do nothing here
+        self._event = self._event or _Invalid()
+        return False
+
+    def _on_translation(self, _uc: Any, block: Any, _previous: Any, _data: Any) -> None:
+        """Unicorn translates this block, perhaps again: what is known of code at its address is old."""
+        self._counts.pop(block.pc, None)
+        self._blocks.pop(block.pc, None)
+
+    def _on_new_block(self, address: int, size: int) -> int | None:
+        """See BlockCounter: the instructions of a block, or None to stop in front of it."""
+        try:
+            if address not in self._blocks:
+                self._examine(address, size)
+            count = self._blocks[address][1]
+            # In this order: request_stop() sets its flag and then clears the counts, so that none is missed.
+            self._counts[address] = count
+            if self._must_leave():
+                self._leave_at_next_block()
+                self._uc.emu_stop()
+                return None
+            return count
+        except BaseException as error:
+            self._failure = error
+            self._uc.emu_stop()
+            return None
+
+    def _examine(self, address: int, size: int) -> None:
+        """Take note of a block: its instructions, and which of them need a check."""
+        count, found = decode.scan(self._space.code(address, size))
+        self._blocks[address] = (size, count)
+        memory = self._space.memory_at(address)
+        if memory is not None:
+            self._code_pages |= _pages(memory, address - memory.origin, size)
+        guards = {address + offset: kind for offset, kind in found if self._may_fault(kind)}
+        if guards.keys() - self._guards.keys() and not self._stepping:
+            self._guards |= guards
+            self._checks_stale = True
+
+    def _must_leave(self) -> bool:
+        stale = self._checks_stale and not self._stepping
+        return self._stop_requested or self._reset_requested or stale or self._event is not None
+
+    def _leave_at_next_block(self) -> None:
+        """Make the block hook look whether it has to stop. In the middle of a block, Unicorn's own stop would forget
+        the results of the instruction."""
+        self._counts.clear()
+
+    def _on_poll(self) -> None:
+        """The firmware has polled the serial line some times in vain."""
+        executed, _ = self._counter.read()
+        distance, self._last_poll = executed - self._last_poll, executed
+        if distance > _POLL_DISTANCE:
+            return
+        if not self.blocking:
+            self._event = self._event or _Waiting()
+            self._leave_at_next_block()
+        elif not self._stop_requested:
+            self.serial.wait(_POLL_SECONDS)
+
+    def _on_debugger_write(self, memory: Memory, offset: int, size: int) -> None:
+        if self._code_pages & _pages(memory, offset, size):
+            self._translations_stale = True
+
+    # ---- checks that Unicorn does not make
+
+    def _fpu_usable(self) -> bool:
+        access = self._system.fpu_access
+        return access == 3 or (access == 1 and self._registers.privileged())
+
+    def _may_fault(self, kind: Kind) -> bool:
+        """Whether an instruction of this kind may fault, as the core is set up now."""
+        if kind is Kind.DIVIDE:
+            return bool(self._system.ccr & CCR_DIV_0_TRP)
+        return self._system.fpu_access != 3 or (kind is Kind.FLOAT_V5 and not self._has_float_v5)
+
+    def _renew_checks(self) -> None:
+        """Hook what needs a check now: guarded instructions, and every access where alignment matters."""
+        uc = self._uc
+        if self._guards_stale:
+            self._guards.clear()
+            self._blocks.clear()
+        self._guards_stale = self._checks_stale = False
+        for hook in self._check_hooks:
+            uc.hook_del(hook)
+        self._check_hooks = [
+            uc.hook_add(unicorn.UC_HOOK_CODE, self._on_guarded, begin=address, end=address) for address in self._guards
+        ]
+        if self._check_alignment or self._system.ccr & CCR_UNALIGN_TRP:
+            accesses = unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE
+            self._check_hooks.append(uc.hook_add(accesses, self._on_access))
+        self._translations_stale = True
+
+    def _on_guarded(self, _uc: Any, address: int, _size: int, _data: Any) -> None:
+        fault = self._guard(address)
+        if fault is not None and self._event is None:
+            _, block = self._counter.read()
+            offset = address - block
+            it_state = decode.it_state(self._space.code(block, offset), offset)
+            self._note_late(fault, address, (it_state & 3) << 25 | (it_state & 0xFC) << 8)
+
+    def _guard(self, address: int) -> Fault | None:
+        """The fault of the guarded instruction at `address`, which is about to run."""
+        kind = self._guards.get(address)
+        if kind is Kind.DIVIDE:
+            second = int.from_bytes(self._space.code(address + 2, 2), "little")
+            zero = self._registers.numbered(decode.divisor(second)) == 0
+            return Fault(Cfsr.DIVBYZERO) if zero and self._system.ccr & CCR_DIV_0_TRP else None
+        if not self._fpu_usable():
+            return Fault(Cfsr.NOCP)
+        return Fault(Cfsr.UNDEFINSTR) if kind is Kind.FLOAT_V5 and not self._has_float_v5 else None
+
+    def _on_access(self, _uc: Any, _access: int, address: int, size: int, _value: int, _data: Any) -> None:
+        misaligned = (size >= 2 and address & 1) or (size >= 4 and address & 2)
+        if misaligned and self._event is None:
+            pc = self._registers.read("pc")
+            touched = self._accessed(pc)
+            demanded = touched is not None and (touched.always or self._system.ccr & CCR_UNALIGN_TRP)
+            if touched is not None and demanded and touched.address % touched.alignment:
+                self._note_late(Fault(Cfsr.UNALIGNED), pc, self._registers.read("xpsr") & XPSR_IT)
+        self._registers.forget_it_state()
+
+    def _note_late(self, fault: Fault, pc: int, it_bits: int) -> None:
+        """`fault` happens at `pc`. In an IT block, Unicorn runs on to its end: all of that is undone later, except what it
+        stores."""
+        registers = self._registers
+        xpsr = registers.read("xpsr") & ~XPSR_IT | it_bits
+        self._event = _Late(fault, pc, xpsr, tuple(registers.read(name) for name in _UNDONE))
+        self._uc.emu_stop()
+
+    def _accessed(self, pc: int) -> decode.Access | None:
+        """The memory that the instruction at `pc` touches, by the registers as they are."""
+        first, second = struct.unpack("<HH", self._space.code(pc, 4).ljust(4, b"\0"))
+        return decode.memory_access(first, second, pc, self._registers.numbered)
+
+    # ---- the run loop
+
+    def _stop(self, reason: Reason) -> Stop:
+        return Stop(reason, self._registers.read("pc"), self._counter.read()[0])
+
+    def _take_stop_request(self) -> bool:
+        requested = self._stop_requested
+        self._stop_requested = False
+        self._stop_signal.clear()
+        return requested
+
+    def _run_interruptibly(self) -> Reason:
+        """Python raises KeyboardInterrupt on the main thread only, where Unicorn's callbacks would lose it."""
+        if threading.current_thread() is not threading.main_thread():
+            return self._run()
+        outcome: list[Reason | BaseException] = []
+
+        def target() -> None:
+            try:
+                outcome.append(self._run())
+            except BaseException as error:
+                outcome.append(error)
+
+        worker = threading.Thread(target=target, name="simulated core", daemon=True)
+        worker.start()
+        try:
+            worker.join()
+        except BaseException:
+            self.request_stop()
+            worker.join()
+            self._take_stop_request()
+            raise
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
+
+    def _run(self) -> Reason:
+        while True:
+            if self._take_stop_request():
+                return Reason.REQUEST
+            if self._reset_requested:
+                self.reset()
+            if self.lockup:
+                return Reason.LOCKUP
+            reason = self._execute()
+            if reason is not None:
+                return reason
+
+    def _step(self) -> Reason | None:
+        pc, xpsr = self._registers.read("pc"), self._registers.read("xpsr")
+        first = int.from_bytes(self._space.code(pc, 2), "little")
+        # Unicorn cannot stop inside an IT block.
+        length = decode.it_remaining(xpsr) or 1 + decode.it_length(first)
+        executed, _ = self._counter.read()
+        self._guard_ahead(pc, length)
+        self._stepping = True
+        try:
+            reason = self._execute()
+        finally:
+            self._stepping = False
+            # Single steps translate blocks that do not hold for runs.
+            self._translations_stale = True
+            self._counts.clear()
+            self._blocks.clear()
+        if self._event is None:
+            # The block hook has counted whole blocks, perhaps the next one too.
+            self._counter.add(executed + length - self._counter.read()[0])
+        return reason
+
+    def _guard_ahead(self, pc: int, length: int) -> None:
+        """Guard the next instructions, since a step cannot be started over as a block can."""
+        code = self._space.code(pc, 4 * length)
+        for offset, kind in decode.scan(code)[1]:
+            if self._may_fault(kind):
+                self._guards[pc + offset] = kind
+                self._checks_stale = True
+
+    def _execute(self) -> Reason | None:
+        """Let Unicorn run until it stops, then do what it stopped for. None: it can go on."""
+        if self._checks_stale:
+            self._renew_checks()
+        if self._translations_stale or self._stepping:
+            self._translations_stale = False
+            self._counts.clear()
+            self._uc.ctl_set_exits([] if self._stepping else sorted(self._breakpoints))
+            self._uc.ctl_flush_tb()
+        self._registers.accept_mode()
+        self._event = None
+        error: Exception | None = None
+        start = self._registers.read("pc") | self._registers.thumb()
+        self._running = True
+        try:
+            self._uc.emu_start(start, 0, count=1 if self._stepping else 0)
+        except UcError as caught:
+            error = caught
+        finally:
+            self._running = False
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        return self._settle(error)
+
+    def _settle(self, error: Exception | None) -> Reason | None:
+        pc = self._registers.read("pc")
+        match self._event:
+            case _Refused(access=unicorn.UC_MEM_FETCH, page=page):
+                if page not in (pc & -PAGE, (pc + 2) & -PAGE):
+                    # Unicorn looks at the byte before each breakpoint when it stops.
+                    self._event = None
+                    return self._settle(None)
+                never = any(pc in place for place in _EXECUTE_NEVER)
+                self._exceptions.fault(Fault(Cfsr.IACCVIOL if never else Cfsr.IBUSERR))
+            case _Refused(page=page):
+                self._uncount_from(pc)
+                touched = self._accessed(pc)
+                address = touched.address if touched is not None else page
+                # An access that begins on the page before.
+                self._exceptions.fault(Fault(Cfsr.PRECISERR, max(address, page) if touched else page))
+            case _Interrupt(number):
+                return self._take_interrupt(number, pc)
+            case _Invalid():
+                self._uncount_from(pc)
+                self._exceptions.fault(Fault(Cfsr.UNDEFINSTR if self._registers.thumb() else Cfsr.INVSTATE))
+            case _Late(fault, at, xpsr, values):
+                self._registers.write("xpsr", xpsr)
+                for name, value in zip(_UNDONE, values, strict=True):
+                    self._registers.write(name, value)
+                self._registers.write("pc", at)
+                self._uncount_from(at)
+                self._exceptions.fault(fault)
+            case _Waiting():
+                return Reason.INPUT
+            case None:
+                return self._settle_quiet_stop(pc, error)
+        return None
+
+    def _settle_quiet_stop(self, pc: int, error: Exception | None) -> Reason | None:
+        """Unicorn stopped without an event: it was asked to, or is at a breakpoint, or WFI put the core to sleep."""
+        if self._stop_requested or self._reset_requested or self._checks_stale or self._stepping:
+            return None
+        if pc in self._breakpoints:
+            return Reason.BREAKPOINT
+        if error is not None:
+            raise RuntimeError(f"Unicorn stopped at {pc:#010x}: {error}") from error
+        if not self.blocking:
+            return Reason.SLEEP
+        self._sleeping = True
+        self._stop_signal.wait()
+        self._sleeping = False
+        return None
+
+    def _take_interrupt(self, number: int, pc: int) -> Reason | None:
+        if number == _EXCP_SWI:
+            self._exceptions.supervisor_call()
+            return None
+        if number == _EXCP_EXCEPTION_EXIT:
+            if self._registers.exception():
+                self._exceptions.leave(pc | 1)
+            else:
+                self._exceptions.fault(Fault(Cfsr.IACCVIOL))
+            return None
+        self._uncount_from(pc)
+        if number == _EXCP_BKPT:
+            if self.debugger:
+                return Reason.BKPT
+            self._exceptions.breakpoint()
+        else:
+            known = {_EXCP_DATA_ABORT: Cfsr.UNALIGNED, _EXCP_NOCP: Cfsr.NOCP}
+            self._exceptions.fault(Fault(known.get(number, Cfsr.UNDEFINSTR)))
+        return None
+
+    def _uncount_from(self, pc: int) -> None:
+        """The current block was left at `pc`, whose instruction was not executed."""
+        _, block = self._counter.read()
+        size, count = self._blocks[block]
+        if block <= pc < block + size:
+            self._counter.add(self._index_in_block(block, size, pc) - count)
+
+    def _index_in_block(self, block: int, size: int, pc: int) -> int:
+        """How many instructions of the block begin before `pc`."""
+        offset = min(max(pc - block, 0), size)
+        return decode.scan(self._space.code(block, offset))[0]
+
+
+def _pages(memory: Memory, offset: int, size: int) -> set[tuple[int, int]]:
+    """The pages of a range, the same for all addresses of a memory."""
+    return {(id(memory.data), page) for page in range(offset & -PAGE, offset + size, PAGE)}

@@ -1,0 +1,53 @@
+"""The wire between a simulated chip's UARTs and the outside: two queues of bytes, safe between two threads."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+
+class SerialLine:
+    """One serial line, wired to every UART of the chip: the firmware uses the one it sets up.
+
+    The machine's thread takes received bytes and transmits; feed(), wait() and wake() may be called on any thread.
+    `transmit` is called with every byte that the firmware sends; by default `output` collects them.
+    """
+
+    def __init__(self) -> None:
+        self.output = bytearray()
+        self.transmit: Callable[[int], None] = self.output.append
+        self._received: deque[int] = deque()
+        self._changed = threading.Condition()
+        self._woken = False
+
+    def __len__(self) -> int:
+        """How many received bytes the firmware has not taken yet."""
+        return len(self._received)
+
+    def feed(self, data: bytes) -> None:
+        """Bytes arrive at the chip. There is no baud rate and no overrun: they wait until the firmware takes them."""
+        self._received.extend(data)
+        with self._changed:
+            self._changed.notify_all()
+
+    def take(self) -> int:
+        """The oldest received byte, or 0 when there is none."""
+        return self._received.popleft() if self._received else 0
+
+    def clear(self) -> None:
+        """Forget what was received: the chip was reset."""
+        self._received.clear()
+
+    def wait(self, seconds: float) -> None:
+        """Returns when there is something to take, when wake() was called, or after `seconds`."""
+        with self._changed:
+            if not self._received and not self._woken:
+                self._changed.wait(seconds)
+            self._woken = False
+
+    def wake(self) -> None:
+        """End the wait that is going on, or the next one."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
