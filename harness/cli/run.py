@@ -27,7 +27,13 @@ def command(
         str,
         typer.Option("--engine", "-e", help="auto, hardware, qemu, simulator, or host (the same C on this machine)."),
     ] = "auto",
-    kernels: Annotated[str, typer.Option("--kernels", help="Which kernels the network is built from.")] = "default",
+    kernels: Annotated[
+        str, typer.Option("--kernels", help="default, plain, or a baseline: unlu, paper-a, cmsis-nn.")
+    ] = "default",
+    optimize: Annotated[
+        str | None,
+        typer.Option("--optimize", help="-O0 to -O3, -Os or -Ofast for the kernels, instead of their own level."),
+    ] = None,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Test samples to infer.")] = 20,
     repeat: Annotated[int, typer.Option("--repeat", "-r", min=1, help="Timed inferences.")] = 5,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed that chooses the samples.")] = 0,
@@ -56,6 +62,7 @@ def command(
         variant=variant,
         engine=engine,
         kernels=kernels,
+        optimize=optimize,
         samples=samples,
         repeat=repeat,
         seed=seed,
