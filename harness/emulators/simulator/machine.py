@@ -378,6 +378,8 @@ class Machine:
             return False
         entry.paddr = page
         entry.perms = permissions
+        if access != unicorn.UC_MEM_FETCH:
+            self._registers.forget_it_state()
         return True
 
     def _on_protected(self, *_: Any) -> bool:
@@ -515,8 +517,7 @@ class Machine:
         self._registers.forget_it_state()
 
     def _note_late(self, fault: Fault, pc: int, it_bits: int) -> None:
-        """`fault` happens at `pc`. In an IT block, Unicorn runs on to its end: all of that is undone later, except what it
-        stores."""
+        """`fault` happens at `pc`. In an IT block, Unicorn runs on to its end: that is undone later, except stores."""
         registers = self._registers
         xpsr = registers.read("xpsr") & ~XPSR_IT | it_bits
         self._event = _Late(fault, pc, xpsr, tuple(registers.read(name) for name in _UNDONE))
