@@ -164,6 +164,20 @@ class Student(nn.Module):
         return rounded
 
     @torch.no_grad()
+    def bound_lanes(self) -> None:
+        """Scales the weights of filters down whose positive or negative sum has outgrown the lanes."""
+        for latent, mask, log_scale, setting in zip(
+            self.weight, self.masks, self.log_scale, self.settings, strict=True
+        ):
+            if not setting.lanes:
+                continue
+            integers = (latent / log_scale.exp()).clamp(-setting.levels, setting.levels).round() * mask
+            for sign in (1, -1):
+                part = (sign * integers).clamp(min=0)
+                factor = LANE_LIMIT / part.sum(dim=(1, 2, 3), keepdim=True).clamp(min=LANE_LIMIT)
+                latent.mul_(torch.where(part > 0, factor, 1.0))
+
+    @torch.no_grad()
     def integer_weights(self) -> list[Array]:
         """What `forward` uses, as integers in the Graph's layout, int8, lane limits repaired."""
         result = []
@@ -263,6 +277,8 @@ def _scale(graph: Graph, name: str) -> float:
 
 
 def _first_scale(weight: Array, levels: int) -> float:
-    """Twice the mean magnitude over the root of the levels (arXiv 1902.08153, section 2.1)."""
+    """For few levels twice the mean magnitude over their root (arXiv 1902.08153, section 2.1), else no clipping."""
+    if levels == DENSE_LEVELS:
+        return max(float(np.abs(weight).max()), 1e-6) / levels
     mean = float(np.abs(weight).mean())
     return 2 * mean / math.sqrt(levels) if mean > 0 else 1.0 / levels
