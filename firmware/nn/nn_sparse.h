@@ -18,8 +18,8 @@ typedef struct {
     const void *bias;
     const int32_t *multipliers;
     int32_t multiplier;
-    int32_t zero_point;
-    uint32_t bias_shift;
+    uint8_t zero_point;
+    uint8_t bias_shift;
 } nn_sparse_finish;
 
 /* The bias of channel `channel`; bias_bytes: 1, 2 or 4, a constant. */

@@ -1,0 +1,119 @@
+/* Convolution of stride 1 with a 2x2 max-pool in 16-bit lanes: two multiplications per MLA for any single weight.
+ *
+ * In a row of uint8_t pixels of one channel, UXTB16 of the word at x makes two lanes of the pixels x and x + 2; of the
+ * word rotated by a byte, of x + 1 and x + 3. So one word of each of two rows has the 4x2 neighbouring positions of two
+ * pooling windows, and a weight is multiplied with all of them by four MLAs. Lanes begin at 0x8000 and must stay within 16
+ * bits, which holds for any pixels when a filter's positive weights sum up to at most 128, and its negative ones too: the
+ * generator proves it. USUB16 and SEL then take the maximum.
+ *
+ * Activations lie in rows, in each row channel after channel (hcw). Rows of outputs are put together on the stack and
+ * written at once, so that the output may trail the input in the same memory. Reads up to three bytes behind its rows.
+ * Requantisation: nn_sparse_finish.
+ */
+#ifndef NN_LANES_H
+#define NN_LANES_H
+
+#include "nn_sparse.h"
+#include "nn_window.h"
+
+/* Bytes of a row of outputs with a column to spare; units of a row; entries of a filter that are unpacked on the stack. */
+enum { NN_LANES_LINE = 544, NN_LANES_UNITS = 16, NN_LANES_ENTRIES = 128 };
+
+/* A unit's lanes before any weight, and what a lane must be lowered by. */
+#define NN_LANES_START 0x80008000u
+#define NN_LANES_OFFSET 0x8000
+
+/* The filters of one layer. pitch: bytes from one row of pixels to the next. units: pairs of pooled columns.
+ * pixel, channel: bytes from an output to its neighbours; line: bytes of a row of outputs. */
+typedef struct {
+    const void *weights;
+    nn_sparse_finish finish;
+    uint16_t pitch, units, filters, pixel, channel, line;
+} nn_lanes_filters;
+
+/* One row of outputs from the rows that it needs. */
+typedef void (*nn_lanes_row)(const nn_lanes_filters *filters, const uint8_t *rows, uint8_t *output);
+
+/* A layer: `row`, inlined, for all rows of its input or of a window with padding. channel_major: the input is hcw. */
+typedef struct {
+    nn_conv2d_shape shape;
+    int32_t input_zero_point;
+    bool channel_major;
+    nn_lanes_row row;
+    const nn_lanes_filters *filters;
+} nn_lanes_layer;
+
+/* The larger of two words, lane by lane. */
+NN_INLINE uint32_t nn_lanes_max(uint32_t a, uint32_t b)
+{
+    const uint32_t low = (a & 0xFFFFu) > (b & 0xFFFFu) ? a : b, high = a >> 16 > b >> 16 ? a : b;
+    return (high & 0xFFFF0000u) | (low & 0xFFFFu);
+}
+
+/* The lanes of the pixels at p and p + 2, and of p + 1 and p + 3. */
+NN_INLINE uint32_t nn_lanes_even(const uint8_t *p)
+{
+    return p[0] | (uint32_t)p[2] << 16;
+}
+
+/* Both outputs of one unit of filter `filter`; bias: with the lanes' offset taken off. */
+NN_INLINE void nn_lanes_finish(const nn_lanes_filters *filters, uint32_t lanes, int32_t bias, uint32_t filter, uint8_t *output)
+{
+    output[0] = nn_sparse_requantize(&filters->finish, bias + (int32_t)(lanes & 0xFFFFu), filter);
+    output[filters->pixel] = nn_sparse_requantize(&filters->finish, bias + (int32_t)(lanes >> 16), filter);
+}
+
+NN_INLINE void nn_lanes_write(uint8_t *output, const uint8_t *line, uint32_t bytes)
+{
+    for (; bytes >= 4u; bytes -= 4u, output += 4, line += 4) {
+        *(nn_word_at *)output = *(const nn_word *)line;
+    }
+    for (; bytes; bytes--) {
+        *output++ = *line++;
+    }
+}
+
+/* All rows of outputs from an input without padding whose rows are hcw. */
+NN_INLINE void nn_lanes_direct(const nn_lanes_layer *layer, const void *input, void *output)
+{
+    const nn_conv2d_shape *s = &layer->shape;
+    for (uint32_t row = 0; row < s->rows; row++) {
+        layer->row(layer->filters, (const uint8_t *)input + row * 2u * s->width * s->channels,
+                   (uint8_t *)output + row * s->columns * s->filters);
+    }
+}
+
+/* Row `y` of the input with its margins, channel after channel, into `row`. */
+NN_INLINE void nn_lanes_fill(const nn_lanes_layer *layer, const uint8_t *input, int32_t y, uint8_t *row)
+{
+    const nn_conv2d_shape *s = &layer->shape;
+    const uint32_t pixel = layer->channel_major ? 1u : s->channels, channel = layer->channel_major ? s->width : 1u;
+    const bool inside = y >= 0 && y < (int32_t)s->height;
+    const uint8_t *const source = input + (inside ? (uint32_t)y * s->width * s->channels : 0u);
+    for (uint32_t c = 0; c < s->channels; c++) {
+        for (uint32_t x = 0; x < s->width + 2u * s->padding[1]; x++) {
+            const bool filled = inside && x >= s->padding[1] && x < s->padding[1] + s->width;
+            *row++ = filled ? source[(x - s->padding[1]) * pixel + c * channel] : (uint8_t)layer->input_zero_point;
+        }
+    }
+}
+
+/* All rows of outputs through a window in scratch: for padding, and for inputs with the channel fastest. */
+NN_INLINE void nn_lanes_windowed(const nn_lanes_layer *layer, const void *input, void *output, void *scratch)
+{
+    const nn_conv2d_shape *s = &layer->shape;
+    const uint32_t pitch = nn_window_pitch(s), height = s->kernel[0] + 1u;
+    const uint32_t kept = (height - 2u) * pitch;
+    uint8_t *const window = scratch;
+    for (uint32_t row = 0; row < s->rows; row++) {
+        for (uint32_t i = 0; row > 0 && i < kept; i++) {
+            window[i] = window[i + 2u * pitch];
+        }
+        for (uint32_t i = row > 0 ? height - 2u : 0u; i < height; i++) {
+            nn_lanes_fill(layer, input, (int32_t)(2u * row + i) - (int32_t)s->padding[0], window + i * pitch);
+        }
+        layer->row(layer->filters, window, (uint8_t *)output + row * s->columns * s->filters);
+    }
+}
+
+#endif

@@ -1,0 +1,147 @@
+"""What the lane-packed forms of convolution share (nn_lanes.h): the proof of their bounds, their record, their window."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.codegen.text import initialiser
+from harness.ops.base import Array
+from harness.ops.conv2d import Conv2d, conv_shape
+from harness.ops.lowering import Constant, Layout, Lowering, Reference, Site, Storage, Value
+from harness.ops.max_pool2d import Window
+from harness.ops.sparse.common import (
+    ACTIVATION_LIMIT,
+    SparseForm,
+    filters_of,
+    finish_constants,
+    finish_fields,
+    narrow_bias,
+    overlap,
+    plain_storage,
+    refuse_common_finish,
+    window_pitch,
+)
+
+# Lanes begin at 0x8000: a sum may rise to 0xFFFF and fall to 0.
+_RISE, _FALL = 0x7FFF, 0x8000
+
+# NN_LANES_LINE, NN_LANES_UNITS.
+_LINE, _UNITS = 544, 16
+
+# Bytes behind its rows that the kernel may read: a word, and the columns of an incomplete unit.
+_OVERREAD = 8
+
+POOL = Window((2, 2), (2, 2))
+
+# Bytes of a layer's own code and record, and of what a window adds.
+LAYER_CODE, WINDOW_CODE = 80, 150
+
+
+def refuse_lanes(layer: Conv2d) -> str | None:
+    """Why a filter's sums might leave 16 bits with some activations. The proof is over the actual integers."""
+    filters = filters_of(layer)
+    rise = int(np.where(filters > 0, filters, 0).sum(axis=1).max(initial=0)) * ACTIVATION_LIMIT
+    fall = int(np.where(filters < 0, -filters, 0).sum(axis=1).max(initial=0)) * ACTIVATION_LIMIT
+    if rise > _RISE or fall > _FALL:
+        return f"its sums may reach +{rise} and -{fall}, which lanes of 16 bits cannot hold"
+    return None
+
+
+def windowed(layer: Conv2d, site: Site) -> bool:
+    """Whether the layer reads its rows through a window in scratch."""
+    planar = site.input_layout is Layout.HCW or site.input_shape[2] == 1
+    return any(layer.padding) or not planar
+
+
+def window_bytes(layer: Conv2d, site: Site) -> int:
+    """Bytes of that window, with what is read behind it."""
+    return (layer.weight.shape[1] + 1) * window_pitch(layer, site) + _OVERREAD if windowed(layer, site) else 0
+
+
+def lane_offsets(layer: Conv2d, site: Site) -> Array:
+    """(KH * KW * C,) bytes from a kernel's corner to its elements in hcw rows, in the order of the layer's weights."""
+    _, rows, columns, channels = layer.weight.shape
+    width = site.input_shape[1] + 2 * layer.padding[1]
+    y, x, c = np.meshgrid(np.arange(rows), np.arange(columns), np.arange(channels), indexing="ij")
+    return np.asarray(y * window_pitch(layer, site) + c * width + x).ravel()
+
+
+def units(site: Site) -> int:
+    """Pairs of pooled columns in a row of outputs."""
+    return -(-site.output_shape[1] // 2)
+
+
+class LanesForm(SparseForm[Conv2d]):
+    """A form whose kernels compute a row of outputs from rows of pixels in lanes."""
+
+    def refusal(self, layer: Conv2d, site: Site) -> str | None:
+        if not site.target.dsp:
+            return "the core has no UXTB16"
+        if layer.stride != (1, 1) or layer.pool != POOL:
+            return "it takes a stride of 1 and a max-pool of 2x2"
+        if layer.requantize is None:
+            return "its outputs are 32-bit accumulators"
+        _, columns, filters = site.output_shape
+        if (columns + 1) * filters > _LINE or units(site) > _UNITS:
+            return "a row of its outputs is too long to be put together on the stack"
+        return plain_storage(site) or refuse_common_finish(layer, site) or refuse_lanes(layer)
+
+    def reads_layout(self, layer: Conv2d, site: Site) -> Layout:
+        return Layout.HCW
+
+    def writes_layouts(self, layer: Conv2d, site: Site) -> frozenset[Layout]:
+        return frozenset(Layout)
+
+    def writes(self, layer: Conv2d, site: Site) -> frozenset[Storage]:
+        return frozenset({site.output})
+
+    def lower_lanes(
+        self,
+        layer: Conv2d,
+        site: Site,
+        *,
+        header: str,
+        kernel: str,
+        constants: tuple[Constant, ...],
+        fields: dict[str, Value],
+        source: str = "",
+        code_bytes: int = 0,
+    ) -> Lowering:
+        """The layer. kernel: the function that computes a row; fields: what its record holds of the weights."""
+        bias = narrow_bias(layer.bias)
+        _, columns, filters = site.output_shape
+        planar = site.output_layout is Layout.HCW
+        record = initialiser(
+            {
+                **fields,
+                "finish": finish_fields(layer, bias),
+                "pitch": window_pitch(layer, site),
+                "units": units(site),
+                "filters": filters,
+                "pixel": 1 if planar else filters,
+                "channel": columns if planar else 1,
+                "line": columns * filters,
+            },
+            "@",
+            2,
+        )
+        inside = windowed(layer, site)
+        return Lowering(
+            form=self.name,
+            header=header,
+            kernel="nn_lanes_windowed" if inside else "nn_lanes_direct",
+            record="nn_lanes_layer",
+            fields={
+                "shape": conv_shape(layer, site),
+                "input_zero_point": layer.input_zero_point,
+                "channel_major": site.input_layout is Layout.HCW,
+                "row": kernel,
+                "filters": Reference("filters"),
+            },
+            constants=(*constants, *finish_constants(layer, bias)),
+            scratch_bytes=window_bytes(layer, site),
+            source=source + f"static const nn_lanes_filters @_filters[1] = {{\n    {{\n{record}\n    }},\n}};",
+            code_bytes=code_bytes,
+            overread=0 if inside else _OVERREAD,
+            overlap=overlap(layer, site, windowed=inside, buffered=True),
+        )
