@@ -41,8 +41,11 @@ NN_INLINE void nn_conv2d_f32_multiply(nn_conv2d_f32_block b, const float *bias, 
     "vmla.f32 " sum1 ", " first ", " weight "\n\t"          \
     "vmla.f32 " sum2 ", " second ", " weight "\n\t"         \
     ".endif\n\t"
+/* A transfer of the group's registers, which are `first` to the operand `last`. */
+#define NN_F32_GROUP(transfer, first, last)                 \
+    ".if %c[group] > 1\n\t" transfer ", {" first "-s%c[" last "]}\n\t.else\n\t" transfer ", {" first "}\n\t.endif\n\t"
 #define NN_F32_TAP(first, second)                           \
-    "vldmia %[weights]!, {s20-s%c[last_weight]}\n\t"        \
+    NN_F32_GROUP("vldmia %[weights]!", "s20", "last_weight") \
     NN_F32_FILTER(0, first, second, "s0", "s8", "s20")      \
     NN_F32_FILTER(1, first, second, "s1", "s9", "s21")      \
     NN_F32_FILTER(2, first, second, "s2", "s10", "s22")     \
@@ -53,8 +56,7 @@ NN_INLINE void nn_conv2d_f32_multiply(nn_conv2d_f32_block b, const float *bias, 
     NN_F32_FILTER(7, first, second, "s7", "s15", "s27")
     uint32_t count;
     __asm__ volatile(
-        "vldmia %[bias], {s0-s%c[last]}\n\t"
-        "vldmia %[bias], {s8-s%c[last_second]}\n\t"
+        NN_F32_GROUP("vldmia %[bias]", "s0", "last") NN_F32_GROUP("vldmia %[bias]", "s8", "last_second")
         "1:\n\t" /* a row */
         "mov %[count], %[taps]\n\t"
         "2:\n\t"
@@ -75,8 +77,7 @@ NN_INLINE void nn_conv2d_f32_multiply(nn_conv2d_f32_block b, const float *bias, 
         "subs %[rows], %[rows], #1\n\t"
         "bne 1b\n\t"
         "add %[count], %[sums], #32\n\t"
-        "vstmia %[sums], {s0-s%c[last]}\n\t"
-        "vstmia %[count], {s8-s%c[last_second]}"
+        NN_F32_GROUP("vstmia %[sums]", "s0", "last") NN_F32_GROUP("vstmia %[count]", "s8", "last_second")
         /* &: an input of the same value must not share their registers. */
         : [first] "+&r"(b.first), [second] "+&r"(b.second), [weights] "+&r"(b.weights), [rows] "+&r"(b.rows),
           [count] "=&r"(count)

@@ -39,7 +39,8 @@ def folded_bias(layer: Linear) -> Array:
     """(O,) int32: bias + 127 * sum(weights of even inputs), modulo 2**32."""
     even = layer.weight[:, ::2].astype(np.int64).sum(axis=1)
     folded = (layer.bias.astype(np.int64) + _OFFSET * even) % 2**32
-    return folded.astype(np.uint32).view(np.int32)
+    wrapped: Array = folded.astype(np.uint32).view(np.int32)
+    return wrapped
 
 
 class QuadsLinear(Form["Linear"]):

@@ -1,0 +1,98 @@
+"""Integer kernels: the reference, the C on this machine and the C on a Cortex-M agree bit for bit on every layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kernels_networks import (
+    core_crcs,
+    on_core,
+    on_host,
+    random_inputs,
+    random_network,
+    reference_crcs,
+    single_conv,
+)
+
+from harness.codegen.generate import generate
+from harness.ops.max_pool2d import Window
+from harness.toolchain import compiler
+
+pytestmark = pytest.mark.skipif(compiler.find_host() is None, reason="no host compiler")
+needs_arm = pytest.mark.skipif(compiler.find_arm() is None, reason="no arm-none-eabi-gcc")
+
+SEEDS = range(20)
+
+# What decides how a convolution reads its input: steps of an odd number of elements (rows shifted by one), margins, the
+# last of an odd number of columns, rows of more words than one straight line takes.
+CONVOLUTIONS = {
+    "odd steps": single_conv((9, 11, 1), (5, 5), 3, integer=True),
+    "odd steps, odd columns, margins": single_conv(
+        (7, 9, 3), (3, 3), 2, integer=True, padding=(1, 1), input_zero_point=5
+    ),
+    "odd steps, pooled": single_conv((12, 12, 3), (3, 3), 4, integer=True, pool=Window((2, 2), (2, 2))),
+    "odd steps, pooled by three": single_conv((9, 12, 5), (2, 2), 4, integer=True, pool=Window((3, 3), (2, 2))),
+    "even steps, odd row": single_conv((6, 9, 1), (3, 3), 5, integer=True, stride=(2, 2), padding=(1, 0)),
+    "long rows": single_conv((5, 7, 18), (3, 3), 3, integer=True, padding=(1, 1)),
+    "long rows of an odd number of words": single_conv((4, 6, 22), (1, 3), 2, integer=True),
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_portable_path_is_exact_and_clean(seed: int, tmp_path: Path) -> None:
+    """What Cortex-M4 would run, compiled for this machine: with AddressSanitizer and UndefinedBehaviorSanitizer."""
+    graph = random_network(seed, integer=True)
+    x = random_inputs(graph, 6)
+    generated = generate(graph, variant="test", core="cortex-m4")
+    _, crcs = on_host(generated, graph, x, tmp_path, sanitize=True)
+    assert (crcs == reference_crcs(graph, x)).all(axis=0).tolist() == [True] * len(graph.layers)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolution_by_pairs_on_this_machine(name: str, tmp_path: Path) -> None:
+    graph = CONVOLUTIONS[name]
+    x = random_inputs(graph, 4)
+    generated = generate(graph, variant="test", core="cortex-m4")
+    assert generated.layers[0].form == "pairs"
+    _, crcs = on_host(generated, graph, x, tmp_path, sanitize=True)
+    assert np.array_equal(crcs, reference_crcs(graph, x))
+
+
+@needs_arm
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolution_by_pairs_on_a_core(name: str) -> None:
+    graph = CONVOLUTIONS[name]
+    x = random_inputs(graph, 4)
+    _, _, ran = on_core(graph, x, "cortex-m4")
+    assert np.array_equal(core_crcs(ran), reference_crcs(graph, x))
+
+
+@pytest.mark.parametrize("seed", SEEDS[::5])
+def test_plain_forms_are_exact_and_clean(seed: int, tmp_path: Path) -> None:
+    graph = random_network(seed, integer=True)
+    x = random_inputs(graph, 6)
+    generated = generate(graph, variant="test", core="cortex-m0")
+    assert {layer.form for layer in generated.layers} == {"plain"}
+    _, crcs = on_host(generated, graph, x, tmp_path, sanitize=True)
+    assert (crcs == reference_crcs(graph, x)).all(axis=0).tolist() == [True] * len(graph.layers)
+
+
+@needs_arm
+@pytest.mark.parametrize("seed", SEEDS)
+def test_intrinsics_path_is_exact(seed: int) -> None:
+    graph = random_network(seed, integer=True)
+    x = random_inputs(graph, 3)
+    _, _, ran = on_core(graph, x, "cortex-m7" if seed % 2 else "cortex-m4")
+    assert (core_crcs(ran) == reference_crcs(graph, x)).all(axis=0).tolist() == [True] * len(graph.layers)
+    assert all(inference.stack < 1000 for inference in ran)
+
+
+@needs_arm
+@pytest.mark.parametrize("core", ["cortex-m0", "cortex-m3"])
+def test_cores_without_simd(core: str) -> None:
+    graph = random_network(3, integer=True)
+    x = random_inputs(graph, 2)
+    _, _, ran = on_core(graph, x, core)
+    assert np.array_equal(core_crcs(ran), reference_crcs(graph, x))
