@@ -26,7 +26,10 @@ def array_text(values: Array, ctype: str) -> str:
 
 
 def initialiser(fields: Mapping[str, Value], symbol: str, depth: int = 1) -> str:
-    """Designated initialisers, one per line; records inside records are indented. symbol: the layer's stem."""
+    """Designated initialisers, one per line; records inside records are indented.
+
+    symbol: the layer's stem, which `@` in texts stands for, too.
+    """
     indent = "    " * depth
     lines = []
     for name, value in fields.items():
@@ -44,7 +47,7 @@ def _value(value: bool | int | str | Reference | tuple[int, ...], symbol: str) -
         return "true" if value else "false"
     if isinstance(value, tuple):
         return "{" + ", ".join(_integer(int(item)) for item in value) + "}"
-    return value if isinstance(value, str) else _integer(int(value))
+    return value.replace("@", symbol) if isinstance(value, str) else _integer(int(value))
 
 
 def _integer(value: int) -> str:

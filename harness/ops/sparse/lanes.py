@@ -33,8 +33,8 @@ _OVERREAD = 8
 
 POOL = Window((2, 2), (2, 2))
 
-# Bytes of a layer's own code and record, and of what a window adds.
-LAYER_CODE, WINDOW_CODE = 80, 150
+# Bytes of a layer's own code and record, of what a window adds, and of the function that multiplies by a table.
+LAYER_CODE, WINDOW_CODE, FILTER_CODE = 80, 150, 116
 
 
 def refuse_lanes(layer: Conv2d) -> str | None:

@@ -10,6 +10,7 @@ from harness.ops.lowering import Constant, Cost, Lowering, Reference, Site
 from harness.ops.sparse.bytes import pieces
 from harness.ops.sparse.common import filters_of, finish_constants, narrow_bias, window_pitch
 from harness.ops.sparse.lanes import (
+    FILTER_CODE,
     LAYER_CODE,
     WINDOW_CODE,
     LanesForm,
@@ -22,8 +23,8 @@ from harness.ops.sparse.lanes import (
 # Bits of an offset in an entry: as many as the weights leave, or one more where the rows are long.
 _OFFSET_BITS = (11, 12)
 
-# Bytes of the function that multiplies, and of the one that computes a row.
-_FILTER_CODE, _ROW_CODE = 116, 200
+# Bytes of the function that computes a row.
+_ROW_CODE = 200
 
 
 def encode_table(filters: Array, offsets: Array, offset_bits: int) -> list[list[int]]:
@@ -69,7 +70,7 @@ class LanesTableConv2d(LanesForm):
             steps * (14 * sum(map(len, table)) + 32 * filters) + 30 * rows * filters + 12 * copied,
             LAYER_CODE + (WINDOW_CODE if inside else 0),
             {
-                f"nn_lanes_filter_{self._bits(layer, site)}": _FILTER_CODE,
+                f"nn_lanes_filter_{self._bits(layer, site)}": FILTER_CODE,
                 self._kernel(layer, site): _ROW_CODE,
             },
         )

@@ -1,0 +1,216 @@
+"""Lane-packed convolution with its weights as straight-line Thumb-2 code (nn_lanes_code.h)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.codegen.text import array_text
+from harness.ops.base import Array
+from harness.ops.conv2d import Conv2d
+from harness.ops.lowering import Cost, Lowering, Site
+from harness.ops.sparse.common import filters_of, finish_constants, narrow_bias, window_pitch
+from harness.ops.sparse.lanes import LAYER_CODE, WINDOW_CODE, LanesForm, lane_offsets, units, window_bytes, windowed
+from harness.ops.sparse.lanes_table import encode_table, offset_bits
+
+# Sums are kept in these registers, as many filters at a time; those that remain hold factors. r0: pixels; r1: words of
+# pixels, then where sums go; r2: pixels in lanes.
+_SUMS = ("r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10")
+_FACTORS = ("r11", "r12", "lr")
+_LOW = frozenset({"r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7"})
+
+# Bytes of the function that computes a row, and of calling one group of filters at four positions.
+_ROW_CODE, _CALL_CODE = 170, 40
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of assembly and its length in bytes."""
+
+    text: str
+    bytes: int
+
+
+def terms(weight: int) -> list[tuple[int, int]]:
+    """`weight` as few signed powers of two: (sign, exponent), the non-adjacent form."""
+    result = []
+    exponent = 0
+    while weight:
+        if weight & 1:
+            sign = 2 - (weight & 3)
+            result.append((sign, exponent))
+            weight -= sign
+        weight >>= 1
+        exponent += 1
+    return result
+
+
+def emit_group(filters: Array, offsets: Array) -> list[Instruction]:
+    """The function of up to eight filters (F, N) at byte offsets (N,): adds all products at one position, keeps the larger.
+
+    Its arguments: r0: pixels, r1: the words of these filters' lanes so far.
+    """
+    sums = _SUMS[: len(filters)]
+    registers = _factors(filters, (*_SUMS[len(filters) :], *_FACTORS))
+    code = [Instruction("push {r1, r4-r11, lr}", 4)]
+    code += [Instruction(f"mov {register}, #{factor}", 4) for factor, register in registers.items()]
+    code.append(Instruction(f"mov {sums[0]}, #0x80008000", 4))
+    code += [Instruction(f"mov {register}, {sums[0]}", 2) for register in sums[1:]]
+    for offset, even, odd in _words(filters, offsets):
+        code.append(Instruction(f"ldr r1, [r0, #{offset}]", 2 if offset % 4 == 0 and offset <= 124 else 4))
+        for column, lanes, unpack in ((even, "r2", "uxtb16 r2, r1"), (odd, "r1", "uxtb16 r1, r1, ror #8")):
+            if column is None or not filters[:, column].any():
+                continue
+            code.append(Instruction(unpack, 4))
+            for register, weight in zip(sums, filters[:, column].tolist(), strict=True):
+                code += _multiply(register, weight, lanes, registers)
+    code.append(Instruction("ldr r1, [sp]", 2))
+    for index, register in enumerate(sums):
+        code.append(Instruction(f"ldr r2, [r1, #{4 * index}]", 2))
+        code.append(Instruction(f"usub16 r0, {register}, r2", 4))
+        code.append(Instruction(f"sel {register}, {register}, r2", 4))
+    code.append(Instruction(f"stm r1, {{{', '.join(sums)}}}" if len(sums) > 1 else f"str {sums[0]}, [r1]", 4))
+    code.append(Instruction("pop {r1, r4-r11, pc}", 4))
+    return code
+
+
+def _factors(filters: Array, registers: Sequence[str]) -> dict[int, str]:
+    """The factors that save most instructions against shifted additions, each in a register."""
+    saved: Counter[int] = Counter()
+    for weight in np.abs(filters).ravel().tolist():
+        saved[weight] += len(terms(weight)) - 1
+    worth = [(factor, gain) for factor, gain in sorted(saved.items()) if gain > 1]
+    worth.sort(key=lambda entry: -entry[1])
+    return {factor: register for (factor, _), register in zip(worth, registers, strict=False)}
+
+
+def _words(filters: Array, offsets: Array) -> Iterable[tuple[int, int | None, int | None]]:
+    """The words of pixels to load: their offset, the column of the weights at it, and of those one pixel further.
+
+    A word at x gives the lanes of x and of x + 1, so that neighbouring pixels are served by one word.
+    """
+    used = {int(offsets[column]): int(column) for column in np.flatnonzero(filters.any(axis=0))}
+    done: set[int] = set()
+    for offset in sorted(used):
+        if offset not in done:
+            yield offset, used[offset], used.get(offset + 1)
+            done |= {offset, offset + 1}
+
+
+def _multiply(register: str, weight: int, lanes: str, factors: dict[int, str]) -> list[Instruction]:
+    """register += weight * lanes."""
+    if abs(weight) in factors:
+        name = "mla" if weight > 0 else "mls"
+        return [Instruction(f"{name} {register}, {lanes}, {factors[abs(weight)]}, {register}", 4)]
+    return [_add(register, sign, lanes, exponent) for sign, exponent in terms(weight)]
+
+
+def _add(register: str, sign: int, lanes: str, exponent: int) -> Instruction:
+    """register +-= lanes << exponent, in two bytes where there is such an instruction."""
+    name = "add" if sign > 0 else "sub"
+    if exponent:
+        return Instruction(f"{name} {register}, {register}, {lanes}, lsl #{exponent}", 4)
+    if register in _LOW:
+        return Instruction(f"{name}s {register}, {register}, {lanes}", 2)
+    return Instruction(f"{name} {register}, {register}, {lanes}", 2 if sign > 0 else 4)
+
+
+class LanesCodeConv2d(LanesForm):
+    """Every weight is an instruction, at each of the four positions of a unit."""
+
+    name = "lanes-code"
+
+    def refusal(self, layer: Conv2d, site: Site) -> str | None:
+        if offset_bits(lane_offsets(layer, site)) is None:
+            return "its rows of activations are too long for the offsets of loads"
+        return super().refusal(layer, site)
+
+    def cost(self, layer: Conv2d, site: Site) -> Cost:
+        groups, bias = _groups(layer, site), narrow_bias(layer.bias)
+        rows, _, filters = site.output_shape
+        inside = windowed(layer, site)
+        copied = site.input_shape[0] * window_pitch(layer, site) if inside else 0
+        unit = 4 * sum(len(group) + 4 for group in groups) + 18 * filters + 12
+        return Cost(
+            _bytes(groups) + sum(c.bytes for c in finish_constants(layer, bias)),
+            window_bytes(layer, site),
+            rows * units(site) * unit + 12 * copied,
+            LAYER_CODE + (WINDOW_CODE if inside else 0) + _ROW_CODE + _CALL_CODE * len(groups),
+        )
+
+    def lower(self, layer: Conv2d, site: Site) -> Lowering:
+        groups = _groups(layer, site)
+        return self.lower_lanes(
+            layer,
+            site,
+            header="nn_lanes_code.h",
+            kernel="@_row",
+            constants=(),
+            fields={},
+            source=_source(layer, site, groups),
+            code_bytes=_bytes(groups),
+        )
+
+
+def _groups(layer: Conv2d, site: Site) -> list[list[Instruction]]:
+    filters, offsets = filters_of(layer), lane_offsets(layer, site)
+    return [emit_group(filters[first : first + len(_SUMS)], offsets) for first in range(0, len(filters), len(_SUMS))]
+
+
+def _bytes(groups: Iterable[Sequence[Instruction]]) -> int:
+    return sum(instruction.bytes for group in groups for instruction in group)
+
+
+def _source(layer: Conv2d, site: Site, groups: Sequence[Sequence[Instruction]]) -> str:
+    """The layer's functions: on cores with DSP one per group of filters, elsewhere a table; and the row's."""
+    filters, offsets, pitch = filters_of(layer), lane_offsets(layer, site), window_pitch(layer, site)
+    bits = offset_bits(offsets)
+    assert bits is not None
+    table = [entry for row in encode_table(filters, offsets, bits) for entry in row]
+    lines = ["#if NN_DSP"]
+    for index, group in enumerate(groups):
+        lines += [
+            f"/* Filters {index * len(_SUMS)} to {min((index + 1) * len(_SUMS), len(filters)) - 1}. */",
+            '__attribute__((naked, noinline)) NN_SECTION(".text.weights.@")',
+            f"static void @_group_{index}(const uint8_t *pixels __attribute__((unused)),",
+            "    uint32_t *best __attribute__((unused)))",
+            "{",
+            "    __asm__(",
+            *(f'        "{instruction.text}\\n\\t"' for instruction in group),
+            "    );",
+            "}",
+            "",
+        ]
+    lines += [
+        "static void @_unit(const uint8_t *pixels, uint32_t *best)",
+        "{",
+        "    for (uint32_t i = 0; i < 4; i++) {",
+        f"        const uint8_t *const position = pixels + i / 2u * {pitch}u + i % 2u;",
+        *(f"        @_group_{index}(position, best + {index * len(_SUMS)});" for index in range(len(groups))),
+        "    }",
+        "}",
+        "#else",
+        f"static const uint16_t @_entries[{len(table)}] = {{",
+        array_text(np.array(table, np.uint16), "uint16_t"),
+        "};",
+        "",
+        "static void @_unit(const uint8_t *pixels, uint32_t *best)",
+        "{",
+        "    const uint16_t *entries = @_entries;",
+        f"    for (uint32_t filter = 0; filter < {len(filters)}; filter++) {{",
+        f"        entries = nn_lanes_filter_{bits}(entries, pixels, {pitch}, best + filter, 1);",
+        "    }",
+        "}",
+        "#endif",
+        "",
+        "static void @_row(const nn_lanes_filters *filters, const uint8_t *rows, uint8_t *output)",
+        "{",
+        f"    uint32_t best[{len(filters)}];",
+        f"    nn_lanes_code_row(filters, rows, output, @_unit, best, {narrow_bias(layer.bias).bytes});",
+        "}",
+        "",
+    ]
+    return "\n".join(lines) + "\n"

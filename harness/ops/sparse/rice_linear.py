@@ -1,0 +1,62 @@
+"""Fully connected layers as streams of bits (nn_sparse_rice.h)."""
+
+from __future__ import annotations
+
+from harness.ops.linear import Linear
+from harness.ops.lowering import Cost, Lowering, Reference, Site, Storage
+from harness.ops.sparse import rice
+from harness.ops.sparse.common import (
+    SparseForm,
+    filters_of,
+    finish_constants,
+    finish_fields,
+    narrow_bias,
+    plain_storage,
+    refuse_accumulators,
+    refuse_common_finish,
+)
+
+# Bytes of the kernel, and of a layer's record and call.
+_KERNEL_CODE, _LAYER_CODE = 200, 52
+
+
+class RiceLinear(SparseForm[Linear]):
+    """Golomb-Rice coded gaps and Huffman coded weights, decoded on the fly."""
+
+    name = "rice"
+
+    def refusal(self, layer: Linear, site: Site) -> str | None:
+        return (
+            plain_storage(site)
+            or refuse_common_finish(layer, site)
+            or rice.refuse_weights(layer.weight)
+            or refuse_accumulators(layer)
+        )
+
+    def cost(self, layer: Linear, site: Site) -> Cost:
+        stream, bias = rice.encode(filters_of(layer)), narrow_bias(layer.bias)
+        flash = stream.bytes + sum(c.bytes for c in finish_constants(layer, bias))
+        instructions = 22 * int((layer.weight != 0).sum()) + 20 * len(layer.weight)
+        return Cost(flash, 0, instructions, _LAYER_CODE, {self._kernel(layer): _KERNEL_CODE})
+
+    def lower(self, layer: Linear, site: Site) -> Lowering:
+        stream, bias = rice.encode(filters_of(layer)), narrow_bias(layer.bias)
+        return Lowering(
+            form=self.name,
+            header="nn_sparse_rice.h",
+            kernel=self._kernel(layer),
+            record="nn_sparse_rice_layer",
+            fields={
+                "rice": {"bits": Reference("bits"), "codes": Reference("codes"), "k": stream.k},
+                "finish": finish_fields(layer, bias),
+                "inputs": layer.weight.shape[1],
+                "outputs": layer.weight.shape[0],
+            },
+            constants=(*stream.constants, *finish_constants(layer, bias)),
+        )
+
+    def writes(self, layer: Linear, site: Site) -> frozenset[Storage]:
+        return frozenset({site.output})
+
+    def _kernel(self, layer: Linear) -> str:
+        return f"nn_sparse_rice_b{8 * narrow_bias(layer.bias).bytes}"
