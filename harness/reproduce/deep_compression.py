@@ -1,0 +1,351 @@
+"""arXiv 2103.15972, Deep Compression for PyTorch Model Deployment on Microcontrollers: its table beside ours.
+
+LeNet-5 in every variant and with every baseline on three boards, in one run: so that each ratio has both sides from the
+same compiler, the same images and the same way of counting bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from harness import pipeline
+from harness.progress import Reporter
+from harness.reproduce import experiment, measured, plot
+from harness.reproduce.document import Claim, Document, Table
+from harness.reproduce.experiment import Accuracy, Case, Figures, Options
+from harness.reproduce.measured import Measured
+from harness.results.record import Result
+
+PAPER = "2103.15972"
+MODEL = "lenet5"
+BOARDS = ("nucleo-f746", "mps2-an386", "mps2-an500")
+
+# Figures of the abstract.
+PUBLISHED_SMALLER = 12.45
+PUBLISHED_FASTER = 2.57
+# The denominator that others may have used: Unlu's weights and all of his activations, without fusion and without code.
+NAIVE_BYTES = 246_824 + 36_472
+
+# What weight entropy, a minimum of code and activations add up to, and the sparse MACs at two an instruction: an
+# estimate, for the distance that is left.
+FLOOR_BYTES = 6_600
+FLOOR_INSTRUCTIONS = 91_000
+
+UNLU = Case("unlu -O2", "fp32 as arXiv 2007.01348 prints it", "fp32", "unlu")
+UNLU_O3 = Case("unlu -O3", "the same, -O3", "fp32", "unlu", "-O3")
+PLAIN = Case("plain fp32 -O3", "plain C with constant dimensions", "fp32", "plain", "-O3 -ffp-contract=fast")
+FP32 = Case("fp32", "our float kernels", "fp32")
+PAPER_A = Case("paper A -O2", "the paper's method run again", "paper-a", "paper-a")
+PAPER_A_O3 = Case("paper A -O3", "the same, -O3", "paper-a", "paper-a", "-O3")
+CMSIS_NN = (
+    Case("CMSIS-NN s8 -O2", "Arm's CMSIS-NN on our int8 weights", "int8", "cmsis-nn", "-O2"),
+    Case("CMSIS-NN s8 -O3", "the same, -O3", "int8", "cmsis-nn", "-O3"),
+    Case("CMSIS-NN s8 -Ofast", "the same, -Ofast", "int8", "cmsis-nn", "-Ofast"),
+)
+PLAIN_INT8 = Case("plain int8 -O3", "plain C, 8-bit weights and activations", "int8", "plain", "-O3")
+INT8 = Case("int8", "our 8-bit kernels", "int8")
+
+# Baselines that ratios are given against.
+DENOMINATORS = (UNLU, UNLU_O3, PLAIN, PAPER_A, CMSIS_NN[0])
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that was measured, or kept from an earlier measurement."""
+
+    figures: tuple[Figures, ...]
+    accuracy: tuple[Accuracy, ...]
+    library: Measured | None
+
+
+def ours() -> tuple[Case, ...]:
+    """Our variants, with the compressed one in each of its preferences where this version has it."""
+    cases = [FP32, INT8]
+    if "deep" in pipeline.VARIANTS:
+        cases.append(Case("deep", "pruned, few levels, the cheapest exact form per layer", "deep"))
+    return tuple(cases)
+
+
+def cases() -> tuple[Case, ...]:
+    """Everything that can be measured on any machine."""
+    return (UNLU, UNLU_O3, PLAIN, PAPER_A, PAPER_A_O3, PLAIN_INT8, *ours())
+
+
+def reproduce(options: Options, reporter: Reporter, save: Callable[[Result], object]) -> Document:
+    """Runs everything; every record goes to `save`. HarnessErrors of the runs are the caller's."""
+    live = measured.available()
+    kept = None if live else measured.load(options.folders, MODEL)
+    boards = options.boards or BOARDS
+    plan = [(case, board) for board in boards for case in (*cases(), *(CMSIS_NN if live else ()))]
+    counted = (FP32, PAPER_A, *ours()[1:], *(CMSIS_NN[:1] if live else ()))
+    total = len(plan) + len(counted)
+    if not live and kept is None:
+        reporter.say("CMSIS-NN is left out: neither the library nor kept figures are at hand")
+    figures, accuracy = [], []
+    for number, (case, board) in enumerate(plan, start=1):
+        step = experiment.Step(reporter, f"[{number}/{total}] {case.label} on {board}")
+        entry = experiment.measure(case, MODEL, board, step, save)
+        figures.append(entry)
+        reporter.say(
+            f"[{number}/{total}] {case.label} on {board}: {entry.network:,} B, {entry.instructions:,} instructions"
+        )
+    for number, case in enumerate(counted, start=len(plan) + 1):
+        step = experiment.Step(reporter, f"[{number}/{total}] accuracy of {case.label}")
+        counted_accuracy = experiment.accuracy(case, MODEL, options.samples, step)
+        accuracy.append(counted_accuracy)
+        reporter.say(f"[{number}/{total}] accuracy of {case.label}: {counted_accuracy.top1:.2%}")
+    library = kept
+    if live:
+        names = {case.label for case in CMSIS_NN}
+        library = Measured(
+            tuple(entry for entry in figures if entry.label in names),
+            next((entry for entry in accuracy if entry.label in names), None),
+            measured.provenance(),
+        )
+    elif kept is not None:
+        figures += [entry for entry in kept.figures if entry.board in boards]
+        accuracy += [kept.accuracy] if kept.accuracy is not None else []
+    return describe(Run(tuple(figures), tuple(accuracy), library), boards)
+
+
+# ---- the page
+
+
+def describe(run: Run, boards: Sequence[str]) -> Document:
+    """The page of a run."""
+    first = boards[0]
+    drawn = plot.draw(points(run, first), title=f"LeNet-5 on {first}: bytes against instructions")
+    files = {f"{PAPER}.{suffix}": content for suffix, content in drawn.items()}
+    if run.library is not None and not any(entry.origin for entry in run.library.figures):
+        files[measured.name(MODEL)] = measured.content(run.library)
+    tables = [_board_table(run, board) for board in boards] + [_ratio_table(run, board) for board in boards]
+    compilers = sorted({entry.compiler for entry in run.figures if entry.compiler})
+    return Document(
+        paper=PAPER,
+        title="arXiv 2103.15972: Deep Compression for PyTorch Model Deployment on Microcontrollers",
+        introduction=(
+            f"LeNet-5 on {', '.join(boards)}, all in one run of `harness reproduce {PAPER}`. Bytes are of the linked "
+            "image: the network image is weights + kernels (the network's code) + activations (input and output "
+            "included). Instructions are of one inference, counted by an emulator: they are not a time."
+        ),
+        claims=tuple(_claims(run, first)),
+        tables=tuple(tables),
+        notes=tuple(_notes(run, compilers)),
+        plots=(
+            (f"{PAPER}.png", f"Bytes against instructions on {first}, logarithmic, every variant a labelled point"),
+        ),
+        files=files,
+        data={
+            "paper": PAPER,
+            "published": {"smaller": PUBLISHED_SMALLER, "faster": PUBLISHED_FASTER, "source": "abstract"},
+            "naive_bytes": NAIVE_BYTES,
+            "floor": {"bytes": FLOOR_BYTES, "instructions": FLOOR_INSTRUCTIONS},
+            "figures": [entry.to_json() for entry in run.figures],
+            "accuracy": [dataclasses.asdict(entry) for entry in run.accuracy],
+            "ratios": {board: _ratios(run, board) for board in boards},
+            "cmsis_nn": run.library.provenance if run.library is not None else None,
+        },
+    )
+
+
+def _claims(run: Run, board: str) -> list[Claim]:
+    base, base_o3 = experiment.find(run.figures, UNLU.label, board), experiment.find(run.figures, UNLU_O3.label, board)
+    again, again_o3 = (experiment.find(run.figures, case.label, board) for case in (PAPER_A, PAPER_A_O3))
+    assert base is not None and base_o3 is not None and again is not None and again_o3 is not None
+    abstract = f"{PUBLISHED_SMALLER}x smaller (published, abstract)"
+    faster = f"{PUBLISHED_FASTER}x faster (published, abstract)"
+    claims = [
+        Claim(
+            "memory footprint, the paper's method",
+            abstract,
+            f"{base.network / again.network:.2f}x smaller ({again.network:,} B)",
+            f"Unlu fp32 -O2, network image of our ELF: {base.network:,} B",
+            "The paper's denominator is not public. Ours has the network's code on both sides, activations after "
+            "Unlu's fusion and ping-pong, and a sparsity found on validation images.",
+        ),
+        Claim(
+            "the same, against Unlu's naive total",
+            abstract,
+            f"{NAIVE_BYTES / (again.weights + again.activations):.2f}x smaller "
+            f"({again.weights + again.activations:,} B of weights and activations)",
+            f"weights 246,824 B + unfused activations 36,472 B = {NAIVE_BYTES:,} B, no code",
+            "Nothing is fused in this denominator, and neither side counts code: the kindest reading of the method.",
+        ),
+        Claim(
+            "inference, the paper's method, -O2",
+            faster,
+            f"{base.instructions / again.instructions:.2f}x fewer instructions ({again.instructions:,})",
+            f"Unlu fp32 -O2: {base.instructions:,} instructions on {board}",
+            "Published as time on a board that the abstract does not name; instructions are no time. Its flags are not "
+            "public.",
+        ),
+        Claim(
+            "the same, -O3",
+            faster,
+            f"{base_o3.instructions / again_o3.instructions:.2f}x fewer instructions ({again_o3.instructions:,})",
+            f"Unlu fp32 -O3: {base_o3.instructions:,} instructions on {board}",
+            "At -O3 the compiler specialises both for their only padding, window and activation.",
+        ),
+    ]
+    for case in ours()[1:]:
+        entry = experiment.find(run.figures, case.label, board)
+        if entry is None:
+            continue
+        what = f"variant {case.variant} (ours, another method)"
+        claims += [
+            Claim(
+                f"memory footprint, {what}",
+                abstract,
+                f"{base.network / entry.network:.2f}x smaller ({entry.network:,} B)",
+                f"Unlu fp32 -O2, network image of our ELF: {base.network:,} B",
+                _METHOD_REASON[case.variant],
+            ),
+            Claim(
+                f"inference, {what}",
+                faster,
+                f"{base.instructions / entry.instructions:.2f}x fewer instructions ({entry.instructions:,})",
+                f"Unlu fp32 -O2: {base.instructions:,} instructions on {board}",
+                "Unlu's C is a weak baseline: see the ratios against plain C and CMSIS-NN below.",
+            ),
+        ]
+    return claims
+
+
+_METHOD_REASON = {
+    "int8": "Not pruned: every weight is one byte. Integer arithmetic alone, kernels made for the shapes.",
+    "deep": "Sparsity per layer, few levels, quantisation-aware training, the cheapest exact form per layer.",
+}
+
+
+def _board_table(run: Run, board: str) -> Table:
+    accuracy = {entry.label: entry for entry in run.accuracy}
+    of_variant = {case.variant: accuracy[case.label] for case in (FP32, PAPER_A, *ours()) if case.label in accuracy}
+    library = accuracy.get(CMSIS_NN[0].label)
+    known = {case.label: case for case in (*cases(), *CMSIS_NN)}
+    rows = []
+    entries = [entry for entry in run.figures if entry.board == board]
+    for entry in sorted(entries, key=lambda entry: -entry.network):
+        case = known[entry.label]
+        measured_accuracy = library if case.kernels == "cmsis-nn" else of_variant.get(case.variant)
+        rows.append(
+            (
+                entry.label + (" (kept)" if entry.origin else ""),
+                case.what,
+                f"{entry.weights:,}",
+                f"{entry.kernels:,}",
+                f"{entry.activations:,}",
+                f"{entry.network:,}",
+                f"{entry.stack_used:,}",
+                f"{entry.instructions:,}",
+                f"{measured_accuracy.top1:.2%}" if measured_accuracy is not None else "-",
+                f"{entry.network / FLOOR_BYTES:.1f} / {entry.instructions / FLOOR_INSTRUCTIONS:.1f}",
+            )
+        )
+    engine = entries[0].emulator if entries else ""
+    return Table(
+        f"{board} ({engine})",
+        (
+            "case",
+            "what it is",
+            "weights B",
+            "kernels B",
+            "activations B",
+            "network B",
+            "stack used B",
+            "instructions",
+            "accuracy",
+            "times the floor, bytes / instructions",
+        ),
+        tuple(rows),
+        frozenset(range(2, 10)),
+    )
+
+
+def _ratios(run: Run, board: str) -> dict[str, dict[str, dict[str, float]]]:
+    """{our case: {denominator: {smaller, fewer}}} of what was measured on a board."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for case in ours():
+        entry = experiment.find(run.figures, case.label, board)
+        bases = [experiment.find(run.figures, base.label, board) for base in DENOMINATORS]
+        if entry is not None:
+            found[case.label] = {
+                base.label: {
+                    "smaller": round(base.network / entry.network, 3),
+                    "fewer": round(base.instructions / entry.instructions, 3),
+                }
+                for base in bases
+                if base is not None
+            }
+    return found
+
+
+def _ratio_table(run: Run, board: str) -> Table:
+    ratios = _ratios(run, board)
+    labels = [case.label for case in DENOMINATORS if any(case.label in row for row in ratios.values())]
+    rows = [
+        (label, *(f"{row[base]['smaller']:.1f}x / {row[base]['fewer']:.1f}x" for base in labels))
+        for label, row in ratios.items()
+    ]
+    return Table(
+        f"How many times smaller / fewer instructions, {board}",
+        ("ours", *(f"against {label}" for label in labels)),
+        tuple(rows),
+        frozenset(range(1, 1 + len(labels))),
+    )
+
+
+def _notes(run: Run, compilers: Sequence[str]) -> list[str]:
+    notes = [
+        f"Compiler: {', '.join(compilers)}. Flags of the kernels: "
+        + "; ".join(f"{label} {flags}" for label, flags in sorted({(e.label, e.optimize) for e in run.figures}))
+        + ".",
+        "Every run was checked: integers bit for bit, layer by layer, against the reference; floats by class.",
+        "paper A: trained and pruned as the paper's published code does (4 epochs, Adam, one sparsity for all layers, "
+        "magnitude, weights truncated on their grid, float scales and sums, one stream of values and distances per "
+        "layer, convolutions expanded into RAM); but its sparsity is chosen on validation images, not on the test set.",
+        "Unlu's C works with run-time dimensions, so it is a weak baseline; plain C with constant dimensions and "
+        "CMSIS-NN are the ratios that count. CMSIS-NN suits LeNet-5 badly (1 and 6 channels): its ratio does not "
+        "carry over to other networks.",
+        f"The floor is an estimate ({FLOOR_BYTES:,} B, {FLOOR_INSTRUCTIONS:,} instructions) for a network pruned as "
+        "far as variant deep: weight entropy, a kilobyte of code, the activations; and its nonzero products.",
+    ]
+    if run.accuracy:
+        one = run.accuracy[0]
+        notes.append(
+            f"Accuracy: top-1 over {one.samples:,} test images of {one.dataset}, by the generated C on this machine; "
+            "paper A begins with a training of its own, the others with the shipped fp32 weights."
+        )
+    if run.library is not None:
+        source = run.library.provenance
+        kept = any(entry.origin for entry in run.library.figures)
+        notes.append(
+            f"CMSIS-NN {source['version']} (commit {source['commit']}, {source['requantization']}), "
+            + (f"kept figures of {source['date']}: the library was not at hand." if kept else "measured in this run.")
+            + " It yields 8-bit scores, our int8 32-bit ones; max-pools are layers of their own there."
+        )
+    return notes
+
+
+def points(run: Run, board: str) -> list[plot.Point]:
+    """What the plot of a board shows. CMSIS-NN once: its levels of optimisation differ by 2 %."""
+    mine = {case.label for case in ours()}
+    left_out = {case.label for case in CMSIS_NN[1:]}
+    shown = [entry for entry in run.figures if entry.board == board and entry.label not in left_out]
+    found = [
+        plot.Point(entry.label, entry.network, entry.instructions, "ours" if entry.label in mine else "baseline")
+        for entry in shown
+    ]
+    base = experiment.find(run.figures, UNLU.label, board)
+    if base is not None:
+        found.append(
+            plot.Point(
+                f"paper A, published: {PUBLISHED_SMALLER}x, {PUBLISHED_FASTER}x",
+                base.network / PUBLISHED_SMALLER,
+                base.instructions / PUBLISHED_FASTER,
+                "published",
+            )
+        )
+    found.append(plot.Point("floor", FLOOR_BYTES, FLOOR_INSTRUCTIONS, "floor"))
+    return found
