@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import harness
-from harness.cli import boards, compress, doctor, export, models, regress, run, show, train
+from harness.cli import boards, compare, compress, doctor, export, models, regress, report, run, show, train
 from harness.cli.terminal import guarded, unwind_on_signals
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ for name, command in (
     ("compress", compress.command),
     ("regress", regress.command),
     ("show", show.command),
+    ("compare", compare.command),
+    ("report", report.command),
     ("boards", boards.command),
     ("models", models.command),
     ("doctor", doctor.command),

@@ -45,3 +45,10 @@ ResultsOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on the way.")]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        help="Compare although this differs: clock, compiler, flags, board or data. Is recorded; may be repeated.",
+    ),
+]

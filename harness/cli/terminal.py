@@ -10,16 +10,22 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec, TextIO
 
 from rich.console import Console
 
 from harness.errors import HarnessError, InternalError
 from harness.progress import Advance, Reporter, Silent
 
+
+def _width(stream: TextIO) -> int | None:
+    """A pipe has no width: sentences and tables are not folded into 80 columns there. None: the terminal's own."""
+    return None if stream.isatty() or os.environ.get("COLUMNS") else 240
+
+
 # Results go to stdout, everything said on the way to stderr, so that a pipe gets results alone.
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, width=_width(sys.stdout))
+err = Console(stderr=True, highlight=False, width=_width(sys.stderr))
 
 EXIT_INTERRUPTED = 130
 
@@ -95,7 +101,9 @@ def _internal(error: Exception) -> HarnessError:
 
     from harness.files import cache_dir, write_whole
 
-    report = InternalError(f"{type(error).__name__}: {error}", hint="this is a bug in harness; HARNESS_DEBUG=1 shows it")
+    report = InternalError(
+        f"{type(error).__name__}: {error}", hint="this is a bug in harness; HARNESS_DEBUG=1 shows it"
+    )
     path = cache_dir() / "last-error.txt"
     with suppress(HarnessError):
         write_whole(path, "".join(traceback.format_exception(error)))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from harness.results.record import Mismatch, Result
+
+if TYPE_CHECKING:
+    from harness.report import tables
 
 
 def result(record: Result) -> RenderableType:
@@ -124,3 +129,16 @@ def _footprint(record: Result) -> Table:
         f"{ram.stack:,}" + (f" ({used:,} used)" if used is not None else ""),
     )
     return table
+
+
+def table(content: tables.Table) -> Table:
+    """A table of results for the terminal."""
+    drawn = Table(box=None, header_style="bold", padding=(0, 1))
+    for index, column in enumerate(content.columns):
+        drawn.add_column(
+            column.title, justify="right" if column.number else "left", overflow="fold", no_wrap=index == 0
+        )
+    styles = {"good": "green", "bad": "bold red", "": ""}
+    for row in content.rows:
+        drawn.add_row(*(Text(cell.text, style=styles[cell.tone]) for cell in row))
+    return drawn

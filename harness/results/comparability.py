@@ -41,8 +41,8 @@ class Difference:
     """A field that forbids a comparison. field: dotted, as in the record. aspect: what may not be compared."""
 
     field: str
-    before: Any
-    after: Any
+    before: str | int | float
+    after: str | int | float
     aspect: Aspect
 
     def __str__(self) -> str:
@@ -92,7 +92,7 @@ def _get(record: Mapping[str, Any], field: str) -> Any:
         value = value.get(name) if isinstance(value, Mapping) else None
     if field == "fingerprint.flags" and isinstance(value, list | tuple):
         # The host engine records no flags of a firmware.
-        return build_options(map(str, value)) or None
+        return " ".join(build_options(map(str, value))) or None
     return value
 
 
@@ -123,5 +123,5 @@ def require(found: Collection[Difference], allow: Iterable[str], *, what: str) -
 
 
 def _short(value: Any) -> str:
-    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = str(value)
     return f"{text[:12]}..." if len(text) == 64 and text.isalnum() else text

@@ -6,7 +6,7 @@ import difflib
 import gc
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -112,8 +112,6 @@ def load(root: Path | None = None) -> pandas.DataFrame:
 
     Files that are no records are left out, named in a DamagedRecordWarning and in `.attrs["damaged"]` (name -> reason).
     """
-    import pandas
-
     rows: list[dict[str, Any]] = []
     damaged: dict[str, str] = {}
     folder = results_dir(root) / RUNS
@@ -129,12 +127,26 @@ def load(root: Path | None = None) -> pandas.DataFrame:
         warnings.warn(
             f"{len(damaged)} of the files in {folder} left out: {listed}{more}", DamagedRecordWarning, stacklevel=2
         )
-    frame = pandas.DataFrame(
+    made = _frame(rows)
+    made.attrs["damaged"] = damaged
+    return made
+
+
+def frame(records: Iterable[Result]) -> pandas.DataFrame:
+    """These records as load() would return them, in the order given."""
+    made = _frame([_row(record.plain()) for record in records])
+    made.attrs["damaged"] = {}
+    return made
+
+
+def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
+    import pandas
+
+    made = pandas.DataFrame(
         {name: pandas.Series([row.get(name) for row in rows], dtype=dtype) for name, dtype in _columns(Result).items()}
     )
-    frame["time"] = pandas.to_datetime(frame["time"], utc=True).dt.as_unit("ms")
-    frame.attrs["damaged"] = damaged
-    return frame
+    made["time"] = pandas.to_datetime(made["time"], utc=True).dt.as_unit("ms")
+    return made
 
 
 def _record_files(folder: Path) -> list[Path]:
