@@ -52,7 +52,7 @@ def live_bytes(requests: Sequence[Request]) -> int:
 
 
 # In which order buffers are placed, each at the lowest offset that is free while it lives. No order is best for every
-# network: the largest first is for chains (two buffers that take turns emerge), the others for branches and scratch.
+# network with branches and scratch; chains are exact by taking turns at both ends (_place with a ceiling).
 _ORDERS: tuple[Callable[[Request], tuple[int, ...]], ...] = (
     lambda r: (-r.bytes, r.first),
     lambda r: (-r.bytes * (r.last - r.first + 1), r.first),
@@ -65,34 +65,51 @@ _ORDERS: tuple[Callable[[Request], tuple[int, ...]], ...] = (
 def plan(requests: Sequence[Request]) -> Plan:
     """The smallest of a few greedy layouts; exact for chains. Names must be unique."""
     assert len({request.name for request in requests}) == len(requests), "buffer names repeat"
-    bound = live_bytes(requests)
-    best: Plan | None = None
-    for order in _ORDERS:
-        candidate = _place(sorted(requests, key=order))
-        if best is None or candidate.total < best.total:
-            best = candidate
-        if best.total == bound and not any(request.before for request in requests):
-            break
-    assert best is not None
+    in_time = sorted(requests, key=lambda r: (r.first, -r.last, -r.bytes))
+    candidates = [_place(in_time, live_bytes(requests))]
+    candidates += [_place(sorted(requests, key=order)) for order in _ORDERS]
+    best = min(candidates, key=lambda candidate: candidate.total)
     _check(requests, best)
     return best
 
 
-def _place(requests: Sequence[Request]) -> Plan:
-    """Each request in turn at the lowest aligned offset where nothing placed before it is alive with it."""
+def _place(requests: Sequence[Request], ceiling: int | None = None) -> Plan:
+    """Each request in turn at the lowest aligned offset where nothing placed before it is alive with it.
+
+    With a ceiling, buffers that outlive a step take turns: one at the highest offset below it, the next at the lowest.
+    """
     placed: list[tuple[int, Request]] = []
+    high = False
     for request in requests:
-        taken = sorted(request.forbidden(other, start) for start, other in placed if request.meets(other))
-        offset = 0
-        for lowest, highest in taken:
-            if lowest < offset < highest:
-                offset = _align(highest, request.alignment)
-        placed.append((offset, request))
+        taken = [request.forbidden(other, start) for start, other in placed if request.meets(other)]
+        offset = None
+        if ceiling is not None and request.first < request.last:
+            high = not high
+            offset = _highest(request, taken, ceiling) if high else None
+        placed.append((_lowest(request, taken) if offset is None else offset, request))
     return Plan(
         {request.name: offset for offset, request in placed},
         max((offset + request.bytes for offset, request in placed), default=0),
         max((request.alignment for request in requests), default=1),
     )
+
+
+def _lowest(request: Request, taken: Sequence[tuple[int, int]]) -> int:
+    """The lowest offset that is in none of the open intervals `taken`."""
+    offset = 0
+    for lowest, highest in sorted(taken):
+        if lowest < offset < highest:
+            offset = _align(highest, request.alignment)
+    return offset
+
+
+def _highest(request: Request, taken: Sequence[tuple[int, int]], ceiling: int) -> int | None:
+    """The highest offset that is in none of `taken` and leaves the buffer below `ceiling`, None when there is none."""
+    offset = (ceiling - request.bytes) // request.alignment * request.alignment
+    for lowest, highest in sorted(taken, key=lambda interval: -interval[1]):
+        if lowest < offset < highest:
+            offset = lowest // request.alignment * request.alignment
+    return offset if offset >= 0 else None
 
 
 def _align(offset: int, alignment: int) -> int:

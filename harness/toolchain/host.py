@@ -83,8 +83,8 @@ class HostNetwork:
             raise DeviceError(f"{generated.name} on this machine answered {len(ran.stdout)} bytes for {count} inputs")
         answers = np.frombuffer(ran.stdout, layout)
         return HostRun(
-            outputs=tuple(answer.tobytes() for answer in answers["output"].reshape(count, -1)),
-            crcs=answers["crcs"].reshape(count, -1).copy(),
+            outputs=tuple(answer["output"].tobytes() for answer in answers),
+            crcs=answers["crcs"].reshape(count, len(generated.layers)).copy(),
             nanoseconds=tuple(answers["nanoseconds"].tolist()),
         )
 
@@ -146,7 +146,7 @@ def _compile(arguments: list[str], log: Path, name: str) -> None:
     if ran.returncode == 0:
         return
     write_whole(log, ran.stdout + ran.stderr)
-    errors = [line for line in ran.stderr.splitlines() if "error" in line]
+    errors = [line for line in ran.stderr.splitlines() if "error: " in line]
     raise BuildError(
         f"compiling {name} for this machine failed: {errors[0] if errors else f'exit status {ran.returncode}'}",
         hint=f"the compiler's whole answer is in {log}",
