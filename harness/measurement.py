@@ -133,7 +133,7 @@ def _started(board: Board, choice: Choice, work: Path) -> Iterator[Emulator | No
     if choice.engine == "qemu":
         from harness.emulators.qemu import start_qemu as start
     elif choice.engine == "simulator":
-        from harness.emulators.simulator import start_simulator as start
+        from harness.emulators.simulator.launch import start_simulator as start
     else:
         yield None
         return
