@@ -12,6 +12,7 @@ import unicorn
 
 from harness.boards import Board
 from harness.emulators.simulator.chips import Chip
+from harness.emulators.simulator.engine import map_device
 from harness.emulators.simulator.peripherals import Peripheral
 
 PAGE = 0x400
@@ -51,12 +52,23 @@ class Memory:
 class AddressSpace:
     """The memory map. permissions: Unicorn's UC_PROT_* of each mapped page, by its address.
 
-    on_written(memory, offset, size) is called when a debugger wrote to a memory.
+    on_written(memory, offset, size) is called when a debugger wrote to a memory; on_failure(error), when a peripheral
+    raised an exception while the firmware accessed it.
     """
 
-    def __init__(self, uc: Any, board: Board, chip: Chip, on_written: Callable[[Memory, int, int], None]) -> None:
+    def __init__(
+        self,
+        uc: Any,
+        board: Board,
+        chip: Chip,
+        *,
+        on_written: Callable[[Memory, int, int], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
         self._uc = uc
         self._on_written = on_written
+        self._on_failure = on_failure
+        self._keep: list[Any] = []
         self._memories: list[Memory] = []
         self._devices: list[tuple[range, Peripheral]] = []
         self.permissions: dict[int, int] = {}
@@ -91,16 +103,28 @@ class AddressSpace:
     def add_peripheral(self, base: int, size: int, peripheral: Peripheral) -> None:
         """Put the registers of `peripheral` at `base`."""
 
+        # Unicorn would lose an exception.
         def on_read(_uc: Any, offset: int, _width: int, _data: Any) -> int:
-            return peripheral.firmware_reads(offset & ~3) >> 8 * (offset & 3) if peripheral.clocked else 0
+            try:
+                if not peripheral.clocked:
+                    return 0
+                if offset & 3:
+                    return peripheral.firmware_reads(offset & ~3) >> 8 * (offset & 3)
+                return peripheral.firmware_reads(offset)
+            except BaseException as error:
+                self._on_failure(error)
+                return 0
 
         def on_write(_uc: Any, offset: int, width: int, value: int, _data: Any) -> None:
-            if peripheral.clocked:
-                shift = 8 * (offset & 3)
-                mask = ((1 << 8 * width) - 1) << shift
-                peripheral.firmware_writes(offset & ~3, value << shift & mask, mask)
+            try:
+                if peripheral.clocked:
+                    shift = 8 * (offset & 3)
+                    mask = ((1 << 8 * width) - 1) << shift
+                    peripheral.firmware_writes(offset & ~3, value << shift & mask, mask)
+            except BaseException as error:
+                self._on_failure(error)
 
-        self._uc.mmio_map(base, size, on_read, None, on_write, None)
+        self._keep.append(map_device(self._uc, base, size, on_read, on_write))
         self.permissions |= dict.fromkeys(range(base, base + size, PAGE), _DEVICE)
         self._devices.append((range(base, base + size), peripheral))
 

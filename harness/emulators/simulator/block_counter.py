@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from typing import Any
 
-import unicorn
-
-from harness.emulators.simulator.engine import UcError
-
-# uc_cb_hookcode_t of unicorn.h
-_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
+from harness.emulators.simulator.engine import hook_blocks
 
 
 class BlockCounter:
@@ -26,7 +20,7 @@ class BlockCounter:
         executed = block = 0
 
         # Called for every block: closure variables are the fastest state there is.
-        def on_block(_uc: Any, address: int, size: int, _data: Any = None) -> None:
+        def on_block(_uc: Any, address: int, size: int, _data: Any) -> None:
             nonlocal executed, block
             try:
                 executed += counts[address]
@@ -48,30 +42,4 @@ class BlockCounter:
         """() -> (instructions executed, address of the current block)"""
         self.add = add
         """(instructions): correct the count."""
-        self._hook = _attach(uc, on_block)
-
-
-def _attach(uc: Any, on_block: Callable[..., None]) -> Any:
-    """Attach the hook without the two Python functions that the binding puts around it: firmware runs twice as fast.
-
-    This needs private names of the binding; where they are gone, the public way is taken. Keep the result alive.
-    """
-    try:
-        from unicorn.unicorn_py3.unicorn import uclib
-
-        engine = uc._uch
-    except (ImportError, AttributeError):
-        return uc.hook_add(unicorn.UC_HOOK_BLOCK, on_block)
-    callback = _CALLBACK(on_block)
-    everywhere = ctypes.c_uint64(1), ctypes.c_uint64(0)
-    status = uclib.uc_hook_add(
-        engine,
-        ctypes.byref(ctypes.c_size_t()),
-        ctypes.c_int(unicorn.UC_HOOK_BLOCK),
-        ctypes.cast(callback, ctypes.c_void_p),
-        None,
-        *everywhere,
-    )
-    if status != unicorn.UC_ERR_OK:
-        raise UcError(status)
-    return callback
+        self._hook = hook_blocks(uc, on_block)

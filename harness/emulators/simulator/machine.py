@@ -182,7 +182,9 @@ class Machine:
         self._last_poll = 0
 
         chip = chips.chip(board.engines.simulator.chip)
-        self._space = AddressSpace(self._uc, board, chip, self._on_debugger_write)
+        self._space = AddressSpace(
+            self._uc, board, chip, on_written=self._on_debugger_write, on_failure=self._on_failure
+        )
         self._system = SystemControl(
             self, cpuid=chip.cpuid, fpu=board.fpu, caches=chip.caches, vectors=board.region("flash").origin
         )
@@ -321,6 +323,10 @@ class Machine:
         self._counts.clear()
         self.serial.wake()
 
+    def cancel_stop(self) -> None:
+        """Forget a requested stop that run() has not seen."""
+        self._take_stop_request()
+
     # ---- for the core's own registers (system.Core)
 
     def clock(self) -> int:
@@ -417,9 +423,13 @@ class Machine:
                 return None
             return count
         except BaseException as error:
-            self._failure = error
-            self._uc.emu_stop()
+            self._on_failure(error)
             return None
+
+    def _on_failure(self, error: BaseException) -> None:
+        """Something of ours raised an exception inside a hook: run() raises it."""
+        self._failure = self._failure or error
+        self._uc.emu_stop()
 
     def _examine(self, address: int, size: int) -> None:
         """Take note of a block: its instructions, and which of them need a check."""
@@ -452,6 +462,7 @@ class Machine:
             self._event = self._event or _Waiting()
             self._leave_at_next_block()
         elif not self._stop_requested:
+            self.serial.flush()
             self.serial.wait(_POLL_SECONDS)
 
     def _on_debugger_write(self, memory: Memory, offset: int, size: int) -> None:
@@ -674,6 +685,7 @@ class Machine:
             raise RuntimeError(f"Unicorn stopped at {pc:#010x}: {error}") from error
         if not self.blocking:
             return Reason.SLEEP
+        self.serial.flush()
         self._sleeping = True
         self._stop_signal.wait()
         self._sleeping = False

@@ -94,28 +94,32 @@ class Usart(Peripheral):
         self._on_idle = on_idle
         self._words: dict[int, int] = {}
         self._polls = 0
+        self._sends = self._receives = False
+        self._status_without_input = 0
+        self.reset()
 
     def reset(self) -> None:
         """See Peripheral."""
         self._words.clear()
         self._polls = 0
+        self._set_up()
 
     def read(self, offset: int) -> int:
         """See Peripheral. Reading RDR takes the byte, as it does for a debugger on silicon."""
         if offset == self.ISR:
             return self._status()
         if offset == self.RDR:
-            return self._line.take() if self._enabled(self.RE) else 0
+            return self._line.take() if self._receives else 0
         return self._words.get(offset, 0)
 
     def write(self, offset: int, value: int, mask: int) -> None:
         """See Peripheral."""
         if offset == self.TDR:
-            if self._enabled(self.TE):
+            if self._sends:
                 self._line.transmit(value & 0xFF)
-            return
-        if offset != self.ISR:
+        elif offset != self.ISR:
             self._words[offset] = self._words.get(offset, 0) & ~mask | value & mask
+            self._set_up()
 
     def firmware_reads(self, offset: int) -> int:
         """See Peripheral. A loop that polls for input blocks here instead of burning time."""
@@ -123,7 +127,7 @@ class Usart(Peripheral):
             self._polls = 0
             return self.read(offset)
         status = self._status()
-        if status & self.RXNE or not status & self.REACK:
+        if status & self.RXNE or not self._receives:
             return status
         self._polls += 1
         if self._polls <= self.IDLE_POLLS:
@@ -136,17 +140,18 @@ class Usart(Peripheral):
         self._polls = 0
         self.write(offset, value, mask)
 
-    def _enabled(self, direction: int) -> bool:
-        wanted = self.UE | direction
-        return self._words.get(self.CR1, 0) & wanted == wanted
+    def _set_up(self) -> None:
+        """Take over what CR1 says."""
+        control = self._words.get(self.CR1, 0)
+        self._sends = control & (self.UE | self.TE) == self.UE | self.TE
+        self._receives = control & (self.UE | self.RE) == self.UE | self.RE
+        acknowledged = (self.TEACK if self._sends else 0) | (self.REACK if self._receives else 0)
+        self._status_without_input = self.TXE | self.TC | acknowledged
 
     def _status(self) -> int:
-        status = self.TXE | self.TC
-        if self._enabled(self.TE):
-            status |= self.TEACK
-        if self._enabled(self.RE):
-            status |= self.REACK | (self.RXNE if len(self._line) else 0)
-        return status
+        if self._receives and len(self._line):
+            return self._status_without_input | self.RXNE
+        return self._status_without_input
 
 
 class ClockGate:

@@ -11,12 +11,14 @@ class SerialLine:
     """One serial line, wired to every UART of the chip: the firmware uses the one it sets up.
 
     The machine's thread takes received bytes and transmits; feed(), wait() and wake() may be called on any thread.
-    `transmit` is called with every byte that the firmware sends; by default `output` collects them.
+    `transmit` is called with every byte that the firmware sends; by default `output` collects them. `flush` is called
+    when the firmware has nothing more to do than wait.
     """
 
     def __init__(self) -> None:
         self.output = bytearray()
         self.transmit: Callable[[int], None] = self.output.append
+        self.flush: Callable[[], None] = lambda: None
         self._received: deque[int] = deque()
         self._changed = threading.Condition()
         self._woken = False
