@@ -34,15 +34,15 @@ FLOOR_BYTES = 6_600
 FLOOR_INSTRUCTIONS = 91_000
 
 UNLU = Case("unlu -O2", "fp32 as arXiv 2007.01348 prints it", "fp32", "unlu")
-UNLU_O3 = Case("unlu -O3", "the same, -O3", "fp32", "unlu", "-O3")
+UNLU_O3 = Case("unlu -O3", "fp32 as arXiv 2007.01348 prints it", "fp32", "unlu", "-O3")
 PLAIN = Case("plain fp32 -O3", "plain C with constant dimensions", "fp32", "plain", "-O3 -ffp-contract=fast")
 FP32 = Case("fp32", "our float kernels", "fp32")
 PAPER_A = Case("paper A -O2", "the paper's method run again", "paper-a", "paper-a")
-PAPER_A_O3 = Case("paper A -O3", "the same, -O3", "paper-a", "paper-a", "-O3")
+PAPER_A_O3 = Case("paper A -O3", "the paper's method run again", "paper-a", "paper-a", "-O3")
 CMSIS_NN = (
     Case("CMSIS-NN s8 -O2", "Arm's CMSIS-NN on our int8 weights", "int8", "cmsis-nn", "-O2"),
-    Case("CMSIS-NN s8 -O3", "the same, -O3", "int8", "cmsis-nn", "-O3"),
-    Case("CMSIS-NN s8 -Ofast", "the same, -Ofast", "int8", "cmsis-nn", "-Ofast"),
+    Case("CMSIS-NN s8 -O3", "Arm's CMSIS-NN on our int8 weights", "int8", "cmsis-nn", "-O3"),
+    Case("CMSIS-NN s8 -Ofast", "Arm's CMSIS-NN on our int8 weights", "int8", "cmsis-nn", "-Ofast"),
 )
 PLAIN_INT8 = Case("plain int8 -O3", "plain C, 8-bit weights and activations", "int8", "plain", "-O3")
 INT8 = Case("int8", "our 8-bit kernels", "int8")
@@ -121,6 +121,7 @@ def describe(run: Run, boards: Sequence[str]) -> Document:
     if run.library is not None and not any(entry.origin for entry in run.library.figures):
         files[measured.name(MODEL)] = measured.content(run.library)
     tables = [_board_table(run, board) for board in boards] + [_ratio_table(run, board) for board in boards]
+    tables.append(_flags_table(run))
     compilers = sorted({entry.compiler for entry in run.figures if entry.compiler})
     return Document(
         paper=PAPER,
@@ -243,7 +244,7 @@ def _board_table(run: Run, board: str) -> Table:
                 f"{entry.network / FLOOR_BYTES:.1f} / {entry.instructions / FLOOR_INSTRUCTIONS:.1f}",
             )
         )
-    engine = entries[0].emulator if entries else ""
+    engine = f"{entries[0].engine} {entries[0].emulator}" if entries else "not run"
     return Table(
         f"{board} ({engine})",
         (
@@ -296,13 +297,16 @@ def _ratio_table(run: Run, board: str) -> Table:
     )
 
 
+def _flags_table(run: Run) -> Table:
+    flags = dict.fromkeys((entry.label, entry.optimize) for entry in run.figures)
+    return Table("Compiler flags of the network's code", ("case", "flags"), tuple(flags))
+
+
 def _notes(run: Run, compilers: Sequence[str]) -> list[str]:
     notes = [
-        f"Compiler: {', '.join(compilers)}. Flags of the kernels: "
-        + "; ".join(f"{label} {flags}" for label, flags in sorted({(e.label, e.optimize) for e in run.figures}))
-        + ".",
+        f"Compiler: {', '.join(compilers)}.",
         "Every run was checked: integers bit for bit, layer by layer, against the reference; floats by class.",
-        "paper A: trained and pruned as the paper's published code does (4 epochs, Adam, one sparsity for all layers, "
+        "Paper A: trained and pruned as the paper's published code does (4 epochs, Adam, one sparsity for all layers, "
         "magnitude, weights truncated on their grid, float scales and sums, one stream of values and distances per "
         "layer, convolutions expanded into RAM); but its sparsity is chosen on validation images, not on the test set.",
         "Unlu's C works with run-time dimensions, so it is a weak baseline; plain C with constant dimensions and "

@@ -33,7 +33,7 @@ PUBLISHED_CIFAR_ROM, PUBLISHED_CIFAR_RAM, PUBLISHED_CIFAR_RAM_CMSIS = "36 kB", "
 PUBLISHED_ACCURACY = 0.9844
 
 UNLU = Case("LeNet-5 unlu -O2", "fp32 as the paper prints it", "fp32", "unlu")
-UNLU_O3 = Case("LeNet-5 unlu -O3", "the same, -O3", "fp32", "unlu", "-O3")
+UNLU_O3 = Case("LeNet-5 unlu -O3", "fp32 as the paper prints it", "fp32", "unlu", "-O3")
 CIFAR_PLAIN = Case("CIFAR int8, plain fused", "plain 8-bit C, pooling fused, buffers shared", "int8", "plain")
 CIFAR_INT8 = Case("CIFAR int8", "our 8-bit kernels", "int8")
 CIFAR_CMSIS = Case("CIFAR CMSIS-NN s8", "Arm's CMSIS-NN on the same weights", "int8", "cmsis-nn", "-O2")
