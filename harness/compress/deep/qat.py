@@ -46,6 +46,8 @@ _MOST_VIEWS = 8
 _SHIFT, _ROTATE, _SCALE = 1.0, 5.0, 0.05
 # Smaller inputs are hardly images.
 _LEAST_SIDE = 8
+# The only move within a border of one pixel that leaves an image where it is.
+_HERE = ((1, 1),)
 
 
 @contextmanager
@@ -151,13 +153,35 @@ class Lessons:
 
     def accuracy(self, student: Student) -> float:
         """The share of correct classes on the validation split."""
+        return self._correct(student, _HERE)
+
+    def shifted_accuracy(self, student: Student) -> float:
+        """The same, over the validation split moved by one pixel in all directions, and as it is.
+
+        Nine times the samples, so less of it is luck; the network it is compared with must be judged in the same way.
+        """
+        return self._correct(student, self._moves)
+
+    def shifted_float_accuracy(self) -> float:
+        """`shifted_accuracy` of the dense float network."""
+        return self._correct(lambda x: self._teacher((x - self._zero_point) * self._scale), self._moves)
+
+    @property
+    def _moves(self) -> tuple[tuple[int, int], ...]:
+        return tuple((down, right) for down in range(3) for right in range(3)) if self._augment else _HERE
+
+    def _correct(self, network: Callable[[Tensor], Tensor], moves: tuple[tuple[int, int], ...]) -> float:
         correct = 0
         with torch.no_grad():
             for start in range(0, len(self._validation), _EVALUATION_BATCH):
                 x = _planar(torch.from_numpy(self._validation[start : start + _EVALUATION_BATCH]))
                 y = self._validation_labels[start : start + _EVALUATION_BATCH]
-                correct += int((student(x).argmax(1) == y).sum())
-        return correct / len(self._validation)
+                height, width = x.shape[2:]
+                wide = F.pad(x, (1, 1, 1, 1), mode="replicate")
+                for down, right in moves:
+                    moved = wide[:, :, down : down + height, right : right + width]
+                    correct += int((network(moved).argmax(1) == y).sum())
+        return correct / len(self._validation) / len(moves)
 
     def _view(self, index: int) -> tuple[Tensor, Tensor]:
         stored = self._views[index]
