@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import harness
-from harness.cli import boards, compare, compress, doctor, export, models, regress, report, run, show, train
+from harness.cli import boards, compare, compress, doctor, export, models, regress, report, reproduce, run, show, train
 from harness.cli.terminal import guarded, unwind_on_signals
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ for name, command in (
     ("export", export.command),
     ("train", train.command),
     ("compress", compress.command),
+    ("reproduce", reproduce.command),
     ("regress", regress.command),
     ("show", show.command),
     ("compare", compare.command),

@@ -69,6 +69,7 @@ def draw(points: Sequence[Point], *, title: str) -> dict[str, bytes]:
         axes.xaxis.set_major_formatter(_plain)
         axes.xaxis.set_minor_formatter(_plain_minor)
         axes.yaxis.set_major_formatter(_plain)
+        axes.yaxis.set_minor_formatter(_plain_minor)
         axes.grid(True, which="major", color="#d0d7de", linewidth=0.6, zorder=0)
         axes.grid(True, which="minor", color="#eaeef2", linewidth=0.4, zorder=0)
         axes.tick_params(which="both", colors="#57606a", labelsize=8, pad=4)
