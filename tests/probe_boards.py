@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness import boards
 from harness.boards import Board
-from harness.errors import DeviceError
+from harness.emulators.base import Emulator
+from harness.emulators.qemu import start_qemu
+from harness.emulators.simulator.launch import start_simulator
 from harness.probe.faults import FaultReport
 from harness.probe.session import BoardSession
 
@@ -20,6 +25,12 @@ SOURCES = Path(__file__).parent / "probe_firmware"
 LARGE_WORDS = 75_000  # 300 kB
 NO_COMPILER = shutil.which("arm-none-eabi-gcc") is None
 NO_QEMU = shutil.which("qemu-system-arm") is None
+
+
+def board_names() -> tuple[str, ...]:
+    """The boards that an emulator models, here and now."""
+    engines = {name: boards.load(name).engines for name in boards.names()}
+    return tuple(name for name, has in engines.items() if has.simulator or (has.qemu and not NO_QEMU))
 
 
 def build(board: Board, folder: Path, *, payload_words: int = 0, name: str = "firmware") -> Path:
@@ -47,56 +58,28 @@ def build(board: Board, folder: Path, *, payload_words: int = 0, name: str = "fi
     return elf
 
 
-class Qemu:
-    """QEMU with its serial line; what open_session() needs of an emulator, and a socket to talk to the firmware."""
+@dataclass(frozen=True)
+class Running:
+    """An emulator, and its serial line."""
 
-    kind = "qemu"
+    emulator: Emulator
+    serial: socket.socket
 
-    def __init__(self, board: Board, folder: Path) -> None:
-        assert board.engines.qemu is not None
-        self.gdb_port, serial_port = _free_ports(2)
-        self.log = folder / "qemu.log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(
-                        "qemu-system-arm",
-                        "-M",
-                        board.engines.qemu.machine,
-                        "-display",
-                        "none",
-                        "-monitor",
-                        "none",
-                        "-S",
-                    ),
-                    *("-gdb", f"tcp:127.0.0.1:{self.gdb_port}", "-icount", f"shift={board.engines.qemu.icount_shift}"),
-                    *("-serial", f"tcp:127.0.0.1:{serial_port},server=on,wait=off,nodelay=on"),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        self.serial = _connect(serial_port)
-
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    def exit_report(self) -> DeviceError:
-        return DeviceError(f"QEMU ended with code {self.process.poll()}", hint=self.log.read_text())
-
-    def stop(self) -> None:
-        self.serial.close()
-        self.process.kill()
-        self.process.wait()
+    def kill(self) -> None:
+        """End the emulator as a crash would."""
+        os.killpg(self.emulator.pid, signal.SIGKILL)
+        while self.emulator.alive():
+            time.sleep(0.001)
 
 
 @contextlib.contextmanager
-def running(board: Board, folder: Path) -> Iterator[Qemu]:
-    emulator = Qemu(board, folder)
-    try:
-        yield emulator
-    finally:
-        emulator.stop()
+def running(board: Board, folder: Path) -> Iterator[Running]:
+    """The board's emulator, halted."""
+    start = start_simulator if board.engines.simulator else start_qemu
+    with start(board, folder) as emulator:
+        host, _, port = emulator.serial_url.removeprefix("socket://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=5) as serial:
+            yield Running(emulator, serial)
 
 
 def read_line(serial: socket.socket, timeout: float = 5.0) -> bytes:
@@ -116,29 +99,3 @@ def wait_for_report(session: BoardSession, seconds: float = 5.0) -> FaultReport:
             return report
         time.sleep(0.005)
     raise AssertionError("no fault was reported")
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def _connect(port: int) -> socket.socket:
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            return socket.create_connection(("127.0.0.1", port), timeout=5)
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-
-
-Running = Qemu
-
-
-def board_names() -> tuple[str, ...]:
-    return tuple(name for name in boards.names() if boards.load(name).engines.qemu)

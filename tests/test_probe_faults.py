@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from harness.probe.faults import CoreState, explain, frame_address, state_from_qemu
+from harness.probe.faults import CoreState, explain, frame_address, state_at_qemu_lockup
 from harness.toolchain.symbols import Symbol, Symbols
 
 NAMES = Symbols([Symbol("main", 0x1000, 0x40), Symbol("kernel", 0x1040, 0x20), Symbol("HardFault_Handler", 0x1060, 4)])
@@ -118,5 +118,5 @@ R00=00000021 R01=00000000 R02=00000194 R03=00000006
 R12=00000000 R13=203fffe8 R14=00001011 R15=00001044
 XPSR=81000000 N--- T priv-thread
 """
-    assert state_from_qemu(dump) == CoreState(pc=0x1044, lr=0x1011, sp=0x203F_FFE8, xpsr=0x8100_0000)
-    assert state_from_qemu("Segmentation fault") is None
+    assert state_at_qemu_lockup(dump) == CoreState(pc=0x1044, lr=0x1011, sp=0x203F_FFE8, xpsr=0x8100_0000)
+    assert state_at_qemu_lockup("Segmentation fault") is None

@@ -18,9 +18,9 @@ from pyocd.probe.aggregator import PROBE_CLASSES
 from harness import boards
 from harness.boards import Board, HardwareEngine
 from harness.errors import DeviceError, InputError
-from harness.probe.hardware import ProbeInfo
+from harness.probe.hardware import ProbeInfo, list_probes, serves
 from harness.probe.plugin import EmulatorProbe
-from harness.probe.session import list_probes, open_session, serves
+from harness.probe.session import open_session
 
 Plug = Callable[..., None]
 
@@ -165,15 +165,15 @@ def test_a_board_that_exists_as_an_emulator_only(plug: Plug) -> None:
 @pytest.mark.parametrize("uid", [None, "A1"])
 def test_a_board_is_programmed_and_run_with_pyocds_own_target(plug: Plug, tmp_path: Path, uid: str | None) -> None:
     elf = probe_boards.build(BOARD, tmp_path)
-    with probe_boards.running(BOARD, tmp_path) as emulator:
+    with probe_boards.running(BOARD, tmp_path) as running:
         plug("B2", "another board")
-        plug("A1", "MPS2", emulator.gdb_port)
+        plug("A1", "MPS2", running.emulator.gdb_port)
         with open_session(BOARD, emulator=None, probe_uid=uid) as session:
             for _ in range(2):  # the second time all pages are the same already
                 assert session.program(elf).verified
                 session.reset_and_run()
-                assert probe_boards.read_line(emulator.serial) == b"ready"
-            emulator.serial.sendall(b"\n!U")
-            assert probe_boards.read_line(emulator.serial) == b""
+                assert probe_boards.read_line(running.serial) == b"ready"
+            running.serial.sendall(b"\n!U")
+            assert probe_boards.read_line(running.serial) == b""
             report = probe_boards.wait_for_report(session)
             assert report.text.startswith("HardFault in undefined+0x0")

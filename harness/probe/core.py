@@ -70,6 +70,7 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
         self._comparators = dict.fromkeys(_COMPARATORS, 0)
         self._placed: set[int] = set()  # breakpoints that the stub has now
         self._catching: dict[int, set[int]] = {}  # handler address -> exceptions to stop at
+        self._running = False  # as far as the debugger knows: a stop may have been reported that nobody looked at yet
         self._locked_up = False
         with _pyocd_errors():
             client.exchange(b"?")  # some stubs report a stop on connecting; from here on all is answered in order
@@ -79,7 +80,7 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
     def close(self) -> None:
         """Leave no breakpoint behind. The core stays as it is."""
         try:
-            if not self._client.running or self._client.serves_while_running:
+            if not self._poll() or self._client.serves_while_running:
                 self._remove_breakpoints()
         except exceptions.Error:
             pass  # the emulator is gone, and its breakpoints with it
@@ -88,16 +89,15 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
 
     def halt(self) -> None:
         """Stop the core. A core in lockup counts as stopped from here on, as on silicon."""
-        if self._client.running:
+        while self._poll():
             with _pyocd_errors():
                 self._client.interrupt()
-            self._note_stop()
         self._locked_up = False
         self._debug[DHCSR] |= C_HALT
 
     def resume(self) -> None:
         """Let the core run, with breakpoints and vector catches in place."""
-        if self._client.running:
+        if self._poll():
             return
         with _pyocd_errors():
             if self._program_counter() in self._wanted_breakpoints():
@@ -106,7 +106,7 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
             for address in self._wanted_breakpoints() | self._catching.keys():
                 self._client.insert_breakpoint(address)
                 self._placed.add(address)
-            self._client.resume()
+            self._go_on()
         self._debug[DHCSR] &= ~C_HALT
 
     def step(self) -> None:
@@ -134,11 +134,25 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
 
     def wake(self) -> None:
         """Make an emulator whose main loop sleeps look at its serial input. Changes nothing, costs a few packets."""
-        if self._client.running:
+        if self._poll():
             self._read_word(CPUID)
+
+    def _poll(self) -> bool:
+        """Whether the core runs; a stop that was reported meanwhile is dealt with."""
+        if self._running:
+            with _pyocd_errors():
+                running = self._client.poll()
+            if not running:
+                self._note_stop()
+        return self._running
+
+    def _go_on(self) -> None:
+        self._client.resume()
+        self._running = True
 
     def _note_stop(self) -> None:
         """After the core stopped: find out why, and take the breakpoints out."""
+        self._running = False
         with _pyocd_errors():
             if self._client.stop_reply[:1] in (b"W", b"X") and not self._stub.locked_up():
                 raise RspClosed("the emulator ended")
@@ -150,7 +164,7 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
                 exception = (self._stub.read_register("xpsr") or 0) & EXCEPTION_NUMBER
                 if exception not in self._catching[program_counter] and not self._client.stopped_by_interrupt:
                     self._client.step()  # a handler shared with an exception that is not to be caught
-                    self._client.resume()
+                    self._go_on()
                     return
                 reason = DFSR_VCATCH
             else:
@@ -192,13 +206,12 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
     @contextmanager
     def _accessible(self) -> Iterator[None]:
         """Stop the core for the duration of one access, where the stub serves no packet while it runs."""
-        if not self._client.running or self._client.serves_while_running:
+        if self._client.serves_while_running or not self._poll():
             yield
             return
         self._client.interrupt()
         if not self._client.stopped_by_interrupt:
-            self._note_stop()  # it had stopped by itself just before
-            with self._accessible():
+            with self._accessible():  # it had stopped by itself just before
                 yield
             return
         try:
@@ -230,12 +243,7 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
         return self._constants.get(address)
 
     def _status(self) -> int:
-        with _pyocd_errors():
-            was_running = self._client.running
-            running = self._client.poll()
-        if was_running and not running:
-            self._note_stop()
-            running = self._client.running
+        running = self._poll()
         status = self._debug[DHCSR] & (C_DEBUGEN | C_MASKINTS) | S_REGRDY
         status |= S_RETIRE_ST if running else C_HALT | S_HALT
         return status | S_LOCKUP if self._locked_up else status
@@ -316,7 +324,12 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
         if addr in PRIVATE_PERIPHERAL_BUS and transfer_size == 32:
             value = self._read_debug_register(addr)
         if value is None:
-            value = int.from_bytes(self._read(addr, transfer_size // 8), "little")
+            try:
+                value = int.from_bytes(self._read(addr, transfer_size // 8), "little")
+            except exceptions.TransferFaultError:
+                if addr not in PRIVATE_PERIPHERAL_BUS:
+                    raise
+                value = 0  # a register that the emulator leaves out reads as reserved ones do
         result = value
         return result if now else lambda: result
 

@@ -37,6 +37,8 @@ _EXC_RETURN_NO_FPU = 1 << 4
 FRAME_BYTES = 32  # r0-r3, r12, lr, pc, xpsr
 _FPU_FRAME_BYTES = 104  # the same and s0-s15, fpscr, one word reserved
 
+_LOCKUP_PC = 0xFFFF_FFFE  # what a core in lockup pretends to execute
+
 _MMARVALID, _BFARVALID = 1 << 7, 1 << 15
 _IMPRECISERR = 1 << 10
 _INVSTATE = 1 << 17
@@ -156,20 +158,13 @@ def explain(kind: FaultKind, state: CoreState, symbols: Symbols | None, ram: tup
     where = f"in {function}" if function else f"at {pc:#010x}"
     if lost:
         where = "at an unknown place (the stack cannot be read)"
-    elif caller:
+    elif pc == _LOCKUP_PC:
+        where = "at an unknown place"
+    elif kind == "lockup" and state.frame is not None:
+        where = f"while handling an exception {where}"
+    if caller:
         where += f", called from {caller}"
-    elif function is None and (jumped_from := _named(symbols, (lr & ~1) - 2)):
-        where += f", jumped to from {jumped_from}"
-    name = EXCEPTION_NAMES.get(exception, f"interrupt {exception - 16}")
-    if kind == "fault":
-        what = name if exception else "fault"
-    elif kind == "lockup":
-        what = "lockup (a fault where no fault handler can run)"
-    else:
-        what = "the firmware hangs" if kind == "hang" else "the firmware stopped"
-        if exception:
-            what += f" while handling {name}"
-    text = f"{what} {where}" + (f": {'; '.join(reasons)}" if reasons else "")
+    text = f"{_what(kind, exception)} {where}" + (f": {'; '.join(reasons)}" if reasons else "")
     return FaultReport(
         kind=kind,
         pc=pc,
@@ -187,13 +182,24 @@ def explain(kind: FaultKind, state: CoreState, symbols: Symbols | None, ram: tup
     )
 
 
-def state_from_qemu(dump: str) -> CoreState | None:
-    """The registers that QEMU prints when a lockup makes it abort (R00=00000000 ... XPSR=41000003), None without."""
-    found = {name: int(value, 16) for name, value in re.findall(r"\b(R\d\d|XPSR)=([0-9a-fA-F]{8})", dump)}
-    try:
-        return CoreState(pc=found["R15"], lr=found["R14"], sp=found["R13"], xpsr=found["XPSR"])
-    except KeyError:
+def state_at_qemu_lockup(log: str) -> CoreState | None:
+    """The registers that QEMU prints when a lockup makes it abort (R00=00000000 ... XPSR=41000003), else None."""
+    if "fatal: Lockup" not in log:
         return None
+    found = {name: int(value, 16) for name, value in re.findall(r"\b(R\d\d|XPSR)=([0-9a-fA-F]{8})", log)}
+    pc, lr, sp, xpsr = (found.get(name, 0) for name in ("R15", "R14", "R13", "XPSR"))
+    return CoreState(pc, lr, sp, xpsr)
+
+
+def _what(kind: FaultKind, exception: int) -> str:
+    """The event, in the first words of the sentence."""
+    name = EXCEPTION_NAMES.get(exception, f"interrupt {exception - 16}")
+    if kind == "fault":
+        return name
+    if kind == "lockup":
+        return "lockup (a fault where no fault handler can run)"
+    what = "the firmware hangs" if kind == "hang" else "the firmware stopped"
+    return f"{what} while handling {name}" if exception else what
 
 
 def _reasons(state: CoreState, null_call: bool) -> list[str]:

@@ -18,11 +18,12 @@ from pyocd.core.plugin import Plugin
 from pyocd.coresight.ap import APv1Address
 from pyocd.probe.debug_probe import DebugProbe
 
+from harness.emulators.base import EmulatorKind
 from harness.probe.core import EmulatedCore
 from harness.probe.flash import DirectFlash
 from harness.probe.rom_table import ROM_TABLE
 from harness.probe.rsp import GdbClient, RspError
-from harness.probe.stubs import StubKind, open_stub
+from harness.probe.stubs import open_stub
 
 # The debug port and access port of an STM32F7, as pyOCD reads them before it asks for the memory interface.
 _DP_IDR, _DP_CTRL_STAT = 0x0, 0x4
@@ -50,10 +51,10 @@ class EmulatorProbe(DebugProbe):  # type: ignore[misc]  # pyOCD has no type info
         self._keep_trying = keep_trying
         address, _, kind = unique_id.partition(",")
         self._host, _, port = address.rpartition(":")
-        if not self._host or not port.isdecimal() or kind not in ("", *typing.get_args(StubKind)):
+        if not self._host or not port.isdecimal() or kind not in ("", *typing.get_args(EmulatorKind)):
             raise exceptions.ProbeError(f"an emulator is named HOST:PORT[,KIND], not '{unique_id}'")
         self._port = int(port)
-        self._kind: StubKind | None = kind or None  # type: ignore[assignment]  # checked above
+        self._kind: EmulatorKind | None = kind or None  # type: ignore[assignment]  # checked above
         self._client: GdbClient | None = None
         self._core: EmulatedCore | None = None
         self._connected = False

@@ -109,7 +109,7 @@ class GdbClient:
             reply = self._receive(deadline)
             if to != b"?" and _STOP_REPLY.match(reply):
                 self._note_stop(reply)
-            else:
+            elif reply[:1] != b"O" or reply == b"OK" or to.startswith(b"qRcmd,"):  # else what a program prints
                 return reply
 
     def _transmit(self, data: bytes) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from pyocd.core import exceptions
 from pyocd.core.session import Session
@@ -28,6 +28,7 @@ from pyocd.core.target import Target
 from pyocd.flash.loader import MemoryLoader
 
 from harness.boards import Board
+from harness.emulators.base import Emulator
 from harness.errors import BuildError, DeviceError, HarnessError, InputError
 from harness.probe import hardware, logs, targets
 from harness.probe.faults import (
@@ -38,15 +39,14 @@ from harness.probe.faults import (
     FaultReport,
     explain,
     frame_address,
-    state_from_qemu,
+    state_at_qemu_lockup,
 )
 from harness.probe.hardware import ProbeInfo, list_probes
 from harness.probe.image import Segment, read_segments
 from harness.probe.plugin import EmulatorProbe
-from harness.probe.stubs import StubKind
 from harness.toolchain import symbols
 
-__all__ = ["BoardSession", "Emulator", "ProbeInfo", "ProgramReport", "State", "list_probes", "open_session"]
+__all__ = ["BoardSession", "ProbeInfo", "ProgramReport", "State", "list_probes", "open_session"]
 
 State = Literal["running", "halted", "lockup", "fault"]
 
@@ -67,22 +67,6 @@ _CATCHES = (
 )
 # Share of the progress that erasing, programming and verifying have, by the time they take on flash.
 _PHASES = ((0.0, 0.4), (0.4, 0.8), (0.8, 1.0))
-
-
-class Emulator(Protocol):
-    """What a session needs of a running emulator (harness/emulators)."""
-
-    @property
-    def kind(self) -> StubKind: ...
-    @property
-    def gdb_port(self) -> int: ...
-    def alive(self) -> bool:
-        """Whether its process still runs."""
-        ...
-
-    def exit_report(self) -> DeviceError:
-        """Why it ended, with the last lines it printed."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -208,10 +192,14 @@ class BoardSession:
     def _wake(self) -> None:
         """Make QEMU look at its serial input: what came before the firmware switched its UART on may wait a second.
 
-        Costs a fraction of a millisecond, and not one instruction of virtual time.
+        Costs a fraction of a millisecond, and not one instruction of virtual time. A lockup is left to check().
         """
-        with self._guarded("waking the emulator"):
-            self._session.probe.core.wake()
+        try:
+            with self._guarded("waking the emulator"):
+                self._session.probe.core.wake()
+        except DeviceError:
+            if self._state_at_lockup() is None:
+                raise
 
     def state(self) -> State:
         """What the core does. fault: stopped by an exception that nothing recovers from."""
@@ -219,7 +207,7 @@ class BoardSession:
             with self._guarded("asking for the core's state"):
                 return self._pyocd_state()
         except DeviceError:
-            if self._died_of_lockup():
+            if self._state_at_lockup() is not None:
                 return "lockup"
             raise
 
@@ -236,9 +224,9 @@ class BoardSession:
 
     def check(self) -> FaultReport | None:
         """None while all is well. Cheap (no traffic while the core runs): for use while waiting for an answer."""
-        state = self.state()
-        if state == "running" and time.monotonic() < self._wake_until:
+        if time.monotonic() < self._wake_until:
             self._wake()
+        state = self.state()
         if state == "running" or (state == "halted" and self._halted_by_us):
             return None
         return self.fault_report()
@@ -251,13 +239,18 @@ class BoardSession:
         elf = elf or self._programmed
         names = symbols.read(elf) if elf is not None else None
         ram = tuple(range(r.origin, r.origin + r.length) for r in self.board.memory if r.kind == "ram")
-        state = self.state()
-        if self._died_of_lockup():
-            return explain("lockup", self._state_at_death(), names, ram)
         kinds: dict[State, FaultKind] = {"running": "hang", "halted": "stopped", "lockup": "lockup", "fault": "fault"}
-        self.halt()
-        with self._guarded("reading the core's registers"):
-            return explain(kinds[state], self._core_state(), names, ram)
+        try:
+            kind = kinds[self.state()]
+            self.halt()
+            with self._guarded("reading the core's registers"):
+                core = self._core_state()
+        except DeviceError:
+            last = self._state_at_lockup()
+            if last is None:
+                raise
+            kind, core = "lockup", last
+        return explain(kind, core, names, ram)
 
     def _core_state(self) -> CoreState:
         read = self.target.read_core_register
@@ -308,17 +301,11 @@ class BoardSession:
             time.sleep(0.01)
         return True
 
-    def _died_of_lockup(self) -> bool:
-        """Whether the emulator ended because of a lockup, as QEMU does."""
-        return self._emulator is not None and not self._emulator.alive() and "lockup" in self._last_words().lower()
-
-    def _state_at_death(self) -> CoreState:
-        return state_from_qemu(self._last_words()) or CoreState(pc=0, lr=0, sp=0, xpsr=0)
-
-    def _last_words(self) -> str:
-        assert self._emulator is not None
-        report = self._emulator.exit_report()
-        return f"{report.message}\n{report.hint or ''}"
+    def _state_at_lockup(self) -> CoreState | None:
+        """The last registers of an emulator that ended because of a lockup, as QEMU does; None where it did not."""
+        if self._emulator is None or self._emulator.kind != "qemu" or self._emulator.alive():
+            return None
+        return state_at_qemu_lockup(self._emulator.log())
 
 
 @contextmanager

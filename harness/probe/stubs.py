@@ -6,11 +6,9 @@ A new emulator is one subclass of Stub and one line in `open_stub`. The protocol
 from __future__ import annotations
 
 import re
-from typing import Literal
 
+from harness.emulators.base import EmulatorKind
 from harness.probe.rsp import GdbClient, RspError
-
-StubKind = Literal["qemu", "simulator"]
 
 PERIPHERALS = range(0x4000_0000, 0x6000_0000)
 
@@ -31,7 +29,7 @@ class Stub:
         wakes it.
     """
 
-    kind: StubKind
+    kind: EmulatorKind
     serves_while_running = False
     sleeps_after_reset = False
 
@@ -69,7 +67,7 @@ class Stub:
 class QemuStub(Stub):
     """QEMU 7.2 and later: the machine has to be paused for every packet, and a lockup ends the process."""
 
-    kind: StubKind = "qemu"
+    kind: EmulatorKind = "qemu"
     sleeps_after_reset = True
 
     def reset(self) -> None:
@@ -103,18 +101,19 @@ class QemuStub(Stub):
 class SimulatorStub(Stub):
     """The built-in simulator (harness/emulators/simulator)."""
 
-    kind: StubKind = "simulator"
+    kind: EmulatorKind = "simulator"
+    serves_while_running = True
 
     def reset(self) -> None:
         """See Stub."""
         self.client.monitor("reset")
 
     def locked_up(self) -> bool:
-        """See Stub. The simulator reports a lockup as the end of the program by SIGABRT; a reset recovers."""
-        return self.client.stop_reply.startswith(b"X06")
+        """See Stub. A reset recovers."""
+        return b"lockup:" in self.client.stop_reply
 
 
-def open_stub(client: GdbClient, kind: StubKind | None = None) -> Stub:
+def open_stub(client: GdbClient, kind: EmulatorKind | None = None) -> Stub:
     """The stub at the other end; asked for its kind where the caller does not know."""
     if kind is None:
         kind = "qemu" if client.exchange(b"qqemu.sstepbits").startswith(b"ENABLE") else "simulator"
