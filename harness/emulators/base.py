@@ -27,6 +27,8 @@ HOST = "127.0.0.1"
 # Seconds. Generous, because the computer may be busy; nothing waits for them to pass.
 START_DEADLINE = 30.0
 _STOP_DEADLINE = 5.0
+# A process closes its sockets, which others notice, some time before it has ended.
+_REPORT_DEADLINE = 1.0
 _REPORT_LINES = 8
 
 
@@ -166,8 +168,9 @@ class Process:
             self._child.wait()
 
     def exit_report(self) -> DeviceError:
-        """Why it ended: how, and the last lines that it printed."""
-        status = self._child.poll()
+        """Why it ended: how, and the last lines that it printed. Waits a moment for the end of one that is ending."""
+        self._wait(_REPORT_DEADLINE)
+        status = self._child.returncode
         if status is None:
             return DeviceError(f"{self._name} still runs but does not answer", hint=self._last_lines())
         how = f"was ended by {_signal_name(-status)}" if status < 0 else f"ended with exit code {status}"

@@ -46,7 +46,7 @@ def start_qemu(board: Board, work_dir: Path) -> Emulator:
         qemu += [*_chardev("gdb", gdb), "-gdb", "chardev:gdb", *_chardev("serial", serial), "-serial", "chardev:serial"]
         command = [sys.executable, "-I", "-S", str(Path(guard.__file__)), *qemu]
         fds = (gdb.fileno(), serial.fileno())
-        process = Process("QEMU", "qemu", command, work_dir, pass_fds=fds, explain=_explain)
+        process = Process(f"QEMU ({engine.machine})", "qemu", command, work_dir, pass_fds=fds, explain=_explain)
     try:
         _wait_for_stub(process, ports[0])
     except BaseException:

@@ -169,8 +169,11 @@ class GdbServer:
     def _write_one(self, rest: bytes) -> bytes:
         number, _, value = rest.partition(b"=")
         register = self._by_number[int(number, 16)]
+        data = bytes.fromhex(value.decode())
+        if len(data) != register.bits // 8:
+            return _BAD_PACKET
         with self._runner.paused() as machine:
-            machine.write_register(register.name, int.from_bytes(bytes.fromhex(value.decode()), "little"))
+            machine.write_register(register.name, int.from_bytes(data, "little"))
         return b"OK"
 
     def _register_hex(self, register: _Register) -> bytes:
