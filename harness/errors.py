@@ -33,6 +33,10 @@ class BuildError(HarnessError):
     exit_code = 2
 
 
+class DoesNotFit(BuildError):
+    """The image is larger than the board's memory: exit code 2. A sweep lists it and goes on."""
+
+
 class GateError(HarnessError):
     """A gate found a figure that moved, or a result that is not bit-exact: exit code 1."""
 

@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 from harness.assets import firmware_dir
 from harness.boards import Board
-from harness.errors import BuildError, InputError, unknown_name
+from harness.errors import BuildError, DoesNotFit, InputError, unknown_name
 from harness.files import file_sha256, write_whole
 from harness.toolchain import compiler, footprint
 from harness.toolchain.footprint import Footprint
@@ -482,7 +482,7 @@ def _explain(log: str, board: Board, source: _ToolchainSource, kept: Path) -> Bu
             f"{regions[name].name} ({regions[name].length:,} bytes) overflows by {int(by):,} bytes"
             for name, by in overflows.items()
         )
-        return BuildError(f"the image does not fit {board.id}: {found}", hint=hint)
+        return DoesNotFit(f"the image does not fit {board.id}: {found}", hint=hint)
     if found_error := _COMPILER_ERROR.search(log):
         return BuildError(f"{found_error['where']}: {found_error['what']}", hint=hint)
     if undefined := _UNDEFINED.search(log):
