@@ -8,7 +8,7 @@
 
 #include "cmsis_nn/arm_nnfunctions.h"
 
-#include "nn_base.h"
+#include "../nn_base.h"
 
 /* Extents of one image. */
 typedef struct {

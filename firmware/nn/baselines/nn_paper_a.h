@@ -10,7 +10,7 @@
 #ifndef NN_PAPER_A_H
 #define NN_PAPER_A_H
 
-#include "nn_base.h"
+#include "../nn_base.h"
 
 typedef struct {
     uint32_t channels, rows, columns;

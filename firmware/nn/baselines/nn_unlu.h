@@ -9,7 +9,7 @@
 #ifndef NN_UNLU_H
 #define NN_UNLU_H
 
-#include "nn_base.h"
+#include "../nn_base.h"
 
 typedef struct {
     uint32_t channels, rows, columns;

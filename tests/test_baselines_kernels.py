@@ -1,0 +1,229 @@
+"""Baselines: each computes the network that it says it does, in C, and refuses what it cannot do."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import zlib
+from pathlib import Path
+
+import baselines_networks as networks
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.codegen import baselines
+from harness.codegen.baselines import cmsis_nn
+from harness.codegen.generate import Generated, export, generate, logical_bytes, parse_output
+from harness.errors import InputError
+from harness.graph.graph import Graph, build
+from harness.ops.conv2d import Conv2d
+from harness.ops.max_pool2d import MaxPool2d, Window
+from harness.ops.paper_a import LONGEST_STEP, PaperALinear
+from harness.toolchain import compiler
+from harness.toolchain.host import HostNetwork
+
+pytestmark = pytest.mark.skipif(compiler.find_host() is None, reason="no host compiler")
+needs_arm = pytest.mark.skipif(compiler.find_arm() is None, reason="no arm-none-eabi-gcc")
+needs_cmsis_nn = pytest.mark.skipif(not os.environ.get(cmsis_nn.VARIABLE), reason="no CMSIS-NN in $HARNESS_CMSIS_NN")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def images(graph: Graph, count: int = 6) -> np.ndarray:
+    random = np.random.default_rng(7)
+    if graph.integer:
+        return random.integers(0, 256, (count, *graph.input_tensor.shape)).astype(np.uint8)
+    return random.random((count, *graph.input_tensor.shape)).astype(np.float32)
+
+
+def assert_bit_exact(graph: Graph, generated: Generated, cache: Path) -> None:
+    """Every layer of every image, in C and under sanitizers, against the reference."""
+    x = images(graph)
+    ran = HostNetwork(generated, cache_dir=cache, sanitize=True).infer(x)
+    for index, (layer, values) in enumerate(graph.run(x)):
+        expected = [zlib.crc32(logical_bytes(graph, layer, value)) for value in values]
+        assert ran.crcs[:, index].tolist() == expected, layer.name
+
+
+# ---- unlu
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_unlu_computes_the_float_graph(channels: int, cache: Path) -> None:
+    graph = networks.floats(channels=channels)
+    x = images(graph)
+    generated = generate(graph, variant="fp32", core="cortex-m4", kernels="unlu")
+    ran = HostNetwork(generated, cache_dir=cache, sanitize=True).infer(x)
+    got = np.stack([parse_output(graph, output) for output in ran.outputs])
+    np.testing.assert_allclose(got, graph.infer(x), rtol=1e-5, atol=1e-5)
+
+
+def test_unlu_needs_two_buffers_and_no_more() -> None:
+    graph = networks.floats()
+    generated = generate(graph, variant="fp32", core="cortex-m4", kernels="unlu")
+    assert generated.activation_bytes == 4 * (10 * 8 * 3 + 5 * 4 * 5)
+    assert {layer.form for layer in generated.layers} == {"unlu"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"relu": False}, "stride 1 with ReLU"),
+        ({"stride": (2, 2)}, "stride 1 with ReLU"),
+        ({"padding": (1, 0)}, "square padding"),
+        ({"pool": Window((2, 2), (1, 1))}, "do not overlap"),
+    ],
+)
+def test_unlu_refuses_what_the_paper_cannot_do(change: dict[str, object], words: str) -> None:
+    graph = networks.floats()
+    layer = dataclasses.replace(graph.layers[0], **change)
+    with pytest.raises(InputError, match=words):
+        baselines.find(graph, "unlu").forms(dataclasses.replace(graph, layers=(layer, *graph.layers[1:])))
+
+
+# ---- paper A
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_paper_a_is_bit_exact(seed: int, channels: int, cache: Path) -> None:
+    graph = networks.paper_a(seed, channels=channels)
+    assert_bit_exact(graph, generate(graph, variant="paper-a", core="cortex-m4"), cache)
+
+
+def test_paper_a_copes_with_layers_and_filters_without_weights(cache: Path) -> None:
+    graph = networks.paper_a(sparsity=1.0)
+    assert_bit_exact(graph, generate(graph, variant="paper-a", core="cortex-m4"), cache)
+
+
+@given(st.lists(st.tuples(st.integers(0, 700), st.integers(1, 127)), max_size=12), st.integers(0, 700))
+def test_paper_a_streams_hold_every_weight(gaps: list[tuple[int, int]], tail: int) -> None:
+    weights: list[int] = []
+    for gap, value in gaps:
+        weights += [0] * gap + [value]
+    weights += [0] * tail + [0]
+    layer = dataclasses.replace(networks.paper_a().layers[-1], weight=np.array([weights], np.int8))
+    assert isinstance(layer, PaperALinear)
+    values, steps = layer.stream()
+    decoded = np.zeros(len(weights) + LONGEST_STEP + 1, np.int64)
+    position = 0
+    for value, step in zip(values.tolist(), steps.tolist(), strict=True):
+        position += step
+        decoded[position] += value
+    assert decoded[: len(weights)].tolist() == weights
+    # The reader stops by itself: the last entry is past the last weight, and has no value.
+    assert position == len(weights) and values[-1] == 0
+
+
+def test_paper_a_and_its_variant_belong_together() -> None:
+    with pytest.raises(InputError, match="paper's way"):
+        generate(networks.integers(), variant="int8", core="cortex-m4", kernels="paper-a")
+    with pytest.raises(InputError, match="not plain"):
+        generate(networks.paper_a(), variant="paper-a", core="cortex-m4", kernels="plain")
+
+
+# ---- CMSIS-NN
+
+
+def test_cmsis_nn_runs_the_same_values_unfused() -> None:
+    graph = networks.integers()
+    x = images(graph)
+    adapted = cmsis_nn.adapt(graph, x)
+    assert [type(layer) for layer in adapted.layers[:2]] == [Conv2d, MaxPool2d]
+    before = {layer.output: values for layer, values in graph.run(x)}
+    after = {layer.output: values for layer, values in adapted.run(x)}
+    scores = graph.output.name
+    for tensor in before.keys() - {scores}:
+        np.testing.assert_array_equal(after[tensor], before[tensor])
+    assert after[scores].dtype == np.uint8
+    tensor = adapted.output
+    real = tensor.scale * (after[scores].astype(np.float64) - tensor.zero_point)
+    np.testing.assert_allclose(real, before[scores] * graph.output.scale, atol=tensor.scale)
+
+
+def test_cmsis_nn_is_asked_for_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(cmsis_nn.VARIABLE, raising=False)
+    monkeypatch.setenv("PLATFORMIO_CORE_DIR", str(tmp_path))
+    graph = cmsis_nn.adapt(networks.integers(), images(networks.integers()))
+    with pytest.raises(InputError, match="not part of this repository") as caught:
+        generate(graph, variant="int8", core="cortex-m4", kernels="cmsis-nn")
+    assert cmsis_nn.VARIABLE in (caught.value.hint or "")
+    monkeypatch.setenv(cmsis_nn.VARIABLE, str(tmp_path))
+    with pytest.raises(InputError, match="no checkout of CMSIS-NN"):
+        cmsis_nn.root()
+
+
+def test_cmsis_nn_brings_only_what_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Include" / "Internal").mkdir(parents=True)
+    (tmp_path / "Include" / "arm_nnfunctions.h").write_text("/* public */")
+    (tmp_path / "Include" / "Internal" / "config.h").write_text("")
+    source = tmp_path / "Source" / "Any"
+    source.mkdir(parents=True)
+    for name in cmsis_nn._CALLED[:-1]:
+        (source / f"{name}.c").write_text(f"void {name}(void) {{ arm_helper(); }}")
+    (source / "arm_helper.c").write_text("void arm_helper(void) {}")
+    (source / "arm_unused.c").write_text("void arm_unused(void) {}")
+    monkeypatch.setenv(cmsis_nn.VARIABLE, str(tmp_path))
+    with pytest.raises(InputError, match=f"lacks {cmsis_nn._CALLED[-1]}"):
+        cmsis_nn.sources()
+    (source / f"{cmsis_nn._CALLED[-1]}.c").write_text("")
+    found = cmsis_nn.sources()
+    assert {"cmsis_nn/arm_nnfunctions.h", "cmsis_nn/Internal/config.h", "cmsis_nn/arm_helper.c"} <= found.keys()
+    assert "cmsis_nn/arm_unused.c" not in found
+    assert "CMSIS_NN_USE_SINGLE_ROUNDING" in found["cmsis_nn/arm_helper.c"]
+
+
+def test_cmsis_nn_refuses_accumulators_beyond_its_range() -> None:
+    graph = cmsis_nn.adapt(networks.integers(), images(networks.integers()))
+    layer = graph.layers[0]
+    assert isinstance(layer, Conv2d) and layer.requantize is not None
+    huge = dataclasses.replace(
+        layer.requantize,
+        multiplier=np.full(len(layer.weight), 2**31 - 1, np.int64),
+        shift=np.full(len(layer.weight), 31, np.int64),
+    )
+    bias = np.full(len(layer.weight), 2**30, np.int32)
+    wide = dataclasses.replace(layer, requantize=huge, bias=bias)
+    changed = build(graph.name, graph.input_tensor, (wide, *graph.layers[1:]), graph.tensors)
+    with pytest.raises(InputError, match="range of CMSIS-NN"):
+        cmsis_nn.forms(changed)
+
+
+@needs_cmsis_nn
+@pytest.mark.parametrize("zero_point", [0, 37])
+@pytest.mark.parametrize("shared", [False, True])
+def test_cmsis_nn_is_bit_exact(zero_point: int, shared: bool, cache: Path) -> None:
+    graph = networks.integers(zero_point=zero_point, shared=shared)
+    adapted = cmsis_nn.adapt(graph, images(graph))
+    assert_bit_exact(adapted, generate(adapted, variant="int8", core="cortex-m4", kernels="cmsis-nn"), cache)
+
+
+# ---- all of them
+
+
+def test_floats_and_integers_are_not_mixed_up() -> None:
+    with pytest.raises(InputError, match="float32"):
+        generate(networks.integers(), variant="int8", core="cortex-m4", kernels="unlu")
+    with pytest.raises(InputError, match="8-bit integers"):
+        generate(networks.floats(), variant="fp32", core="cortex-m4", kernels="cmsis-nn")
+
+
+def test_an_unknown_kernel_set_names_the_baselines() -> None:
+    with pytest.raises(InputError) as caught:
+        generate(networks.floats(), variant="fp32", core="cortex-m4", kernels="unlo")
+    assert "unlu" in (caught.value.hint or "")
+
+
+@needs_arm
+@pytest.mark.parametrize(("variant", "kernels"), [("fp32", "unlu"), ("paper-a", "paper-a")])
+def test_an_exported_baseline_compiles_alone(variant: str, kernels: str, tmp_path: Path) -> None:
+    graph = networks.floats() if variant == "fp32" else networks.paper_a()
+    export(graph, variant=variant, core="cortex-m4", directory=tmp_path / "out", kernels=kernels)
+    command = [str(compiler.arm().path), "-mcpu=cortex-m4", "-mthumb", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([*command, "-c", "network.c", "-o", "network.o"], cwd=tmp_path / "out", check=True, timeout=60)
