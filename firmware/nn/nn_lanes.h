@@ -6,9 +6,9 @@
  * bits, which holds for any pixels when a filter's positive weights sum up to at most 128, and its negative ones too: the
  * generator proves it. USUB16 and SEL then take the maximum.
  *
- * Activations lie in rows, in each row channel after channel (hcw). Rows of outputs are put together on the stack and
- * written at once, so that the output may trail the input in the same memory. Reads up to three bytes behind its rows.
- * Requantisation: nn_sparse_finish.
+ * Activations lie in rows, in each row channel after channel (hcw). The lanes of a whole row of outputs are put together on
+ * the stack before any of them is written, so that the output may trail the input in the same memory. Reads a few bytes
+ * behind its rows, and writes one column too many when their number is odd. Requantisation: nn_sparse_finish.
  */
 #ifndef NN_LANES_H
 #define NN_LANES_H
@@ -16,30 +16,37 @@
 #include "nn_sparse.h"
 #include "nn_window.h"
 
-/* Bytes of a row of outputs with a column to spare; units of a row; entries of a filter that are unpacked on the stack. */
-enum { NN_LANES_LINE = 544, NN_LANES_UNITS = 16, NN_LANES_ENTRIES = 128 };
+/* Words of lanes of one row of outputs: the most that any layer has. */
+#ifndef NN_LANES_SUMS
+#define NN_LANES_SUMS 256
+#endif
 
 /* A unit's lanes before any weight, and what a lane must be lowered by. */
 #define NN_LANES_START 0x80008000u
 #define NN_LANES_OFFSET 0x8000
 
 /* The filters of one layer. pitch: bytes from one row of pixels to the next. units: pairs of pooled columns.
- * pixel, channel: bytes from an output to its neighbours; line: bytes of a row of outputs. */
+ * unit, filter: words of lanes from one unit, and from one filter, to the next. pixel, channel: bytes from an output to its
+ * neighbours. */
 typedef struct {
     const void *weights;
     nn_sparse_finish finish;
-    uint16_t pitch, units, filters, pixel, channel, line;
+    uint16_t pitch, units, filters, unit, filter, pixel, channel;
 } nn_lanes_filters;
 
-/* One row of outputs from the rows that it needs. */
-typedef void (*nn_lanes_row)(const nn_lanes_filters *filters, const uint8_t *rows, uint8_t *output);
+/* The lanes of one row of outputs from the rows that it needs. */
+typedef void (*nn_lanes_row)(const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums);
 
-/* A layer: `row`, inlined, for all rows of its input or of a window with padding. channel_major: the input is hcw. */
+/* One row of outputs from its lanes. */
+typedef void (*nn_lanes_finish)(const nn_lanes_filters *filters, const uint32_t *sums, uint8_t *output);
+
+/* channel_major: the input is hcw. */
 typedef struct {
     nn_conv2d_shape shape;
     int32_t input_zero_point;
     bool channel_major;
     nn_lanes_row row;
+    nn_lanes_finish finish;
     const nn_lanes_filters *filters;
 } nn_lanes_layer;
 
@@ -56,20 +63,24 @@ NN_INLINE uint32_t nn_lanes_even(const uint8_t *p)
     return p[0] | (uint32_t)p[2] << 16;
 }
 
-/* Both outputs of one unit of filter `filter`; bias: with the lanes' offset taken off. */
-NN_INLINE void nn_lanes_finish(const nn_lanes_filters *filters, uint32_t lanes, int32_t bias, uint32_t filter, uint8_t *output)
+/* kind: constants of the function that this is inlined into. */
+NN_INLINE void nn_lanes_finish_row(const nn_lanes_filters *filters, const uint32_t *sums, uint8_t *output, nn_sparse_kind kind)
 {
-    output[0] = nn_sparse_requantize(&filters->finish, bias + (int32_t)(lanes & 0xFFFFu), filter);
-    output[filters->pixel] = nn_sparse_requantize(&filters->finish, bias + (int32_t)(lanes >> 16), filter);
-}
-
-NN_INLINE void nn_lanes_write(uint8_t *output, const uint8_t *line, uint32_t bytes)
-{
-    for (; bytes >= 4u; bytes -= 4u, output += 4, line += 4) {
-        *(nn_word_at *)output = *(const nn_word *)line;
-    }
-    for (; bytes; bytes--) {
-        *output++ = *line++;
+    for (uint32_t filter = 0; filter < filters->filters; filter++) {
+        const int32_t bias = nn_sparse_bias(&filters->finish, kind, filter) - NN_LANES_OFFSET;
+        const int32_t multiplier = nn_sparse_multiplier(&filters->finish, kind, filter);
+        const uint32_t *lanes = sums;
+        uint8_t *out = output;
+        for (uint32_t unit = filters->units; unit; unit--) {
+            const uint32_t both = *lanes;
+            *out = nn_sparse_requantize(&filters->finish, kind, bias + (int32_t)(both & 0xFFFFu), multiplier);
+            out += filters->pixel;
+            *out = nn_sparse_requantize(&filters->finish, kind, bias + (int32_t)(both >> 16), multiplier);
+            out += filters->pixel;
+            lanes += filters->unit;
+        }
+        sums += filters->filter;
+        output += filters->channel;
     }
 }
 
@@ -77,9 +88,10 @@ NN_INLINE void nn_lanes_write(uint8_t *output, const uint8_t *line, uint32_t byt
 NN_INLINE void nn_lanes_direct(const nn_lanes_layer *layer, const void *input, void *output)
 {
     const nn_conv2d_shape *s = &layer->shape;
+    uint32_t sums[NN_LANES_SUMS];
     for (uint32_t row = 0; row < s->rows; row++) {
-        layer->row(layer->filters, (const uint8_t *)input + row * 2u * s->width * s->channels,
-                   (uint8_t *)output + row * s->columns * s->filters);
+        layer->row(layer->filters, (const uint8_t *)input + row * 2u * s->width * s->channels, sums);
+        layer->finish(layer->filters, sums, (uint8_t *)output + row * s->columns * s->filters);
     }
 }
 
@@ -105,6 +117,7 @@ NN_INLINE void nn_lanes_windowed(const nn_lanes_layer *layer, const void *input,
     const uint32_t pitch = nn_window_pitch(s), height = s->kernel[0] + 1u;
     const uint32_t kept = (height - 2u) * pitch;
     uint8_t *const window = scratch;
+    uint32_t sums[NN_LANES_SUMS];
     for (uint32_t row = 0; row < s->rows; row++) {
         for (uint32_t i = 0; row > 0 && i < kept; i++) {
             window[i] = window[i + 2u * pitch];
@@ -112,7 +125,8 @@ NN_INLINE void nn_lanes_windowed(const nn_lanes_layer *layer, const void *input,
         for (uint32_t i = row > 0 ? height - 2u : 0u; i < height; i++) {
             nn_lanes_fill(layer, input, (int32_t)(2u * row + i) - (int32_t)s->padding[0], window + i * pitch);
         }
-        layer->row(layer->filters, window, (uint8_t *)output + row * s->columns * s->filters);
+        layer->row(layer->filters, window, sums);
+        layer->finish(layer->filters, sums, (uint8_t *)output + row * s->columns * s->filters);
     }
 }
 

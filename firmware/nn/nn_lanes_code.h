@@ -10,23 +10,15 @@
 /* The lanes of every filter in one unit, the larger of those in `best` already, into `best`. */
 typedef void (*nn_lanes_unit)(const uint8_t *pixels, uint32_t *best);
 
-/* One row of outputs. unit, bias_bytes: constants; best: room for a word per filter. */
-NN_INLINE void nn_lanes_code_row(const nn_lanes_filters *filters, const uint8_t *rows, uint8_t *output, nn_lanes_unit unit,
-                                 uint32_t *best, uint32_t bias_bytes)
+/* The lanes of one row of outputs; unit: a constant. */
+NN_INLINE void nn_lanes_code_row(const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums, nn_lanes_unit unit)
 {
-    _Alignas(4) uint8_t line[NN_LANES_LINE];
-    uint8_t *out = line;
-    for (uint32_t i = 0; i < filters->units; i++, rows += 4, out += 2u * filters->pixel) {
-        for (uint32_t filter = 0; filter < filters->filters; filter++) {
-            best[filter] = 0;
-        }
-        unit(rows, best);
-        for (uint32_t filter = 0; filter < filters->filters; filter++) {
-            const int32_t bias = nn_sparse_bias(&filters->finish, filter, bias_bytes) - NN_LANES_OFFSET;
-            nn_lanes_finish(filters, best[filter], bias, filter, out + filter * filters->channel);
-        }
+    for (uint32_t i = 0; i < filters->units * filters->filters; i++) {
+        sums[i] = 0;
     }
-    nn_lanes_write(output, line, filters->line);
+    for (uint32_t i = 0; i < filters->units; i++, rows += 4, sums += filters->filters) {
+        unit(rows, sums);
+    }
 }
 
 #endif

@@ -9,6 +9,11 @@
 #include "nn_lanes_table.h"
 #include "nn_rice.h"
 
+/* Entries of a filter: the most that any layer has. */
+#ifndef NN_LANES_ENTRIES
+#define NN_LANES_ENTRIES 128
+#endif
+
 /* `weights` of an nn_lanes_filters. elements: of a filter; kernel: columns of it; skipped: bytes between the columns of one
  * row or channel and the next. */
 typedef struct {
@@ -16,17 +21,15 @@ typedef struct {
     uint16_t elements, kernel, skipped;
 } nn_lanes_rice;
 
-NN_INLINE void nn_lanes_rice_row(const nn_lanes_filters *filters, const uint8_t *rows, uint8_t *output, uint32_t bias_bytes)
+NN_INLINE void nn_lanes_rice_row(const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums)
 {
-    _Alignas(4) uint8_t line[NN_LANES_LINE];
-    uint32_t sums[NN_LANES_UNITS];
     uint16_t entries[NN_LANES_ENTRIES];
     const nn_lanes_rice *const weights = filters->weights;
     const nn_rice rice = weights->rice;
     uint32_t position = 0;
     int32_t weight;
     uint32_t element = nn_rice_read(&rice, &position, &weight);
-    for (uint32_t filter = 0; filter < filters->filters; filter++) {
+    for (uint32_t filter = filters->filters; filter; filter--, sums += filters->units) {
         uint16_t *entry = entries;
         *entry = 0;
         while (element < weights->elements) {
@@ -38,19 +41,7 @@ NN_INLINE void nn_lanes_rice_row(const nn_lanes_filters *filters, const uint8_t 
         /* A filter without weights keeps its entry of weight 0. */
         entry[entry == entries ? 0 : -1] |= 1u << 11;
         nn_lanes_filter_11(entries, rows, filters->pitch, sums, filters->units);
-        nn_lanes_finish_units(filters, sums, filter, bias_bytes, line);
     }
-    nn_lanes_write(output, line, filters->line);
 }
-
-#define NN_LANES_RICE(bias_bits)                                                                                              \
-    NN_SPARSE_SHARED void nn_lanes_rice_b##bias_bits(const nn_lanes_filters *filters, const uint8_t *rows, uint8_t *output)    \
-    {                                                                                                                         \
-        nn_lanes_rice_row(filters, rows, output, bias_bits / 8u);                                                             \
-    }
-
-NN_LANES_RICE(8)
-NN_LANES_RICE(16)
-NN_LANES_RICE(32)
 
 #endif

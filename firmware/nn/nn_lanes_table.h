@@ -83,36 +83,16 @@
 NN_LANES_FILTER(11)
 NN_LANES_FILTER(12)
 
-/* One filter's row of outputs from the lanes of its units. */
-NN_INLINE void nn_lanes_finish_units(const nn_lanes_filters *filters, const uint32_t *sums, uint32_t filter,
-                                     uint32_t bias_bytes, uint8_t *line)
+/* Computes the lanes of one filter. */
+typedef const uint16_t *(*nn_lanes_filter)(const uint16_t *entries, const uint8_t *pixels, uint32_t pitch, uint32_t *sums,
+                                           uint32_t units);
+
+NN_INLINE void nn_lanes_table_row(const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums, nn_lanes_filter multiply)
 {
-    const int32_t bias = nn_sparse_bias(&filters->finish, filter, bias_bytes) - NN_LANES_OFFSET;
-    uint8_t *out = line + filter * filters->channel;
-    for (const uint32_t *const end = sums + filters->units; sums != end; sums++, out += 2u * filters->pixel) {
-        nn_lanes_finish(filters, *sums, bias, filter, out);
+    const uint16_t *entries = filters->weights;
+    for (uint32_t filter = filters->filters; filter; filter--, sums += filters->units) {
+        entries = multiply(entries, rows, filters->pitch, sums, filters->units);
     }
 }
-
-#define NN_LANES_TABLE(offset_bits, bias_bits)                                                                              \
-    NN_SPARSE_SHARED void nn_lanes_table_o##offset_bits##_b##bias_bits(const nn_lanes_filters *filters,                     \
-                                                                       const uint8_t *rows, uint8_t *output)               \
-    {                                                                                                                       \
-        _Alignas(4) uint8_t line[NN_LANES_LINE];                                                                            \
-        uint32_t sums[NN_LANES_UNITS];                                                                                      \
-        const uint16_t *entries = filters->weights;                                                                         \
-        for (uint32_t filter = 0; filter < filters->filters; filter++) {                                                    \
-            entries = nn_lanes_filter_##offset_bits(entries, rows, filters->pitch, sums, filters->units);                   \
-            nn_lanes_finish_units(filters, sums, filter, bias_bits / 8u, line);                                             \
-        }                                                                                                                   \
-        nn_lanes_write(output, line, filters->line);                                                                        \
-    }
-
-NN_LANES_TABLE(11, 8)
-NN_LANES_TABLE(11, 16)
-NN_LANES_TABLE(11, 32)
-NN_LANES_TABLE(12, 8)
-NN_LANES_TABLE(12, 16)
-NN_LANES_TABLE(12, 32)
 
 #endif

@@ -11,38 +11,61 @@
 typedef uint32_t __attribute__((aligned(1), may_alias)) nn_word_at;
 typedef uint16_t __attribute__((aligned(1), may_alias)) nn_half_at;
 
-/* The accumulators' way to the output, for kernels whose code serves several layers. multipliers: one per channel, or NULL
- * where `multiplier` serves all; the shift is 32. multiplier 0: accumulators are the output. bias: of the type that the
- * kernel's name says, in units of 2^bias_shift. */
+/* The accumulators' way to the output, for functions that serve several layers. multipliers: one, or one per channel; the
+ * shift is 32; NULL: accumulators are the output. bias: in units of 2^bias_shift. */
 typedef struct {
     const void *bias;
     const int32_t *multipliers;
-    int32_t multiplier;
     uint8_t zero_point;
     uint8_t bias_shift;
 } nn_sparse_finish;
 
-/* The bias of channel `channel`; bias_bytes: 1, 2 or 4, a constant. */
-NN_INLINE int32_t nn_sparse_bias(const nn_sparse_finish *finish, uint32_t channel, uint32_t bias_bytes)
+/* What all layers that share a function have in common. bias_bytes: of each bias, 1, 2 or 4; per_channel: each channel has
+ * its multiplier; offset: zero points are not 0. */
+typedef struct {
+    uint32_t bias_bytes;
+    bool per_channel, offset;
+} nn_sparse_kind;
+
+/* The bias of channel `channel`. */
+NN_INLINE int32_t nn_sparse_bias(const nn_sparse_finish *finish, nn_sparse_kind kind, uint32_t channel)
 {
-    const int32_t bias = bias_bytes == 1   ? ((const int8_t *)finish->bias)[channel]
-                         : bias_bytes == 2 ? ((const int16_t *)finish->bias)[channel]
-                                           : ((const int32_t *)finish->bias)[channel];
+    const int32_t bias = kind.bias_bytes == 1   ? ((const int8_t *)finish->bias)[channel]
+                         : kind.bias_bytes == 2 ? ((const int16_t *)finish->bias)[channel]
+                                                : ((const int32_t *)finish->bias)[channel];
     return (int32_t)((uint32_t)bias << finish->bias_shift);
 }
 
-/* clamp(zero_point + round(accumulator * multiplier / 2^32), 0, 255) */
-NN_INLINE uint8_t nn_sparse_requantize(const nn_sparse_finish *finish, int32_t accumulator, uint32_t channel)
+NN_INLINE int32_t nn_sparse_multiplier(const nn_sparse_finish *finish, nn_sparse_kind kind, uint32_t channel)
 {
-    const int32_t multiplier = finish->multipliers ? finish->multipliers[channel] : finish->multiplier;
+    return finish->multipliers[kind.per_channel ? channel : 0u];
+}
+
+/* clamp(zero_point + round(accumulator * multiplier / 2^32), 0, 255) */
+NN_INLINE uint8_t nn_sparse_requantize(const nn_sparse_finish *finish, nn_sparse_kind kind, int32_t accumulator,
+                                       int32_t multiplier)
+{
+    const int32_t zero_point = kind.offset ? finish->zero_point : 0;
 #if NN_DSP
     int32_t rounded;
     __asm__("smmulr %0, %1, %2" : "=r"(rounded) : "r"(accumulator), "r"(multiplier));
-    return (uint8_t)nn_saturate(rounded + finish->zero_point, 8);
+    return (uint8_t)nn_saturate(rounded + zero_point, 8);
 #else
     const int64_t rounded = ((int64_t)accumulator * multiplier + ((int64_t)1 << 31)) >> 32;
-    return (uint8_t)nn_clamp(rounded + finish->zero_point, 8);
+    return (uint8_t)nn_clamp(rounded + zero_point, 8);
 #endif
+}
+
+/* Row `row` of a fully connected layer into the output; returns where the next one goes. */
+NN_INLINE uint8_t *nn_sparse_store_row(const nn_sparse_finish *finish, nn_sparse_kind kind, int32_t sum, uint32_t row,
+                                       uint8_t *output)
+{
+    if (finish->multipliers) {
+        *output = nn_sparse_requantize(finish, kind, sum, nn_sparse_multiplier(finish, kind, row));
+        return output + 1;
+    }
+    *(int32_t *)(void *)output = sum;
+    return output + 4;
 }
 
 #endif

@@ -37,7 +37,7 @@ NN_INLINE void nn_sparse_blocks_linear(const nn_sparse_rows_linear_layer *layer,
     for (uint32_t row = 0; row < s->outputs; row++) {
         const uint8_t *const end = entry + 3u * (layer->lengths ? layer->lengths[row] : layer->lengths16[row]);
         const uint8_t *x = input;
-        int32_t sum = nn_sparse_bias(&layer->finish, row, layer->bias_bytes);
+        int32_t sum = nn_sparse_bias(&layer->finish, layer->kind, row);
         for (; entry != end; entry += 3) {
             x += entry[0];
             sum = nn_sparse_block(x, nn_sparse_block_weights(entry), sum);
@@ -67,7 +67,7 @@ NN_INLINE void nn_sparse_blocks_conv2d_row(const void *opaque, const uint8_t *ro
                     sums[i] = nn_sparse_block(x + nn_sparse_offset(s, i), weights, sums[i]);
                 }
             }
-            const int32_t bias = nn_sparse_bias(&layer->finish, filter, layer->bias_bytes);
+            const int32_t bias = nn_sparse_bias(&layer->finish, layer->kind, filter);
             nn_sparse_store(s, &layer->requantize, sums, bias, output, row * s->columns + column, filter);
         }
     }

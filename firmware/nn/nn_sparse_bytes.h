@@ -60,38 +60,17 @@ NN_INLINE const uint8_t *nn_sparse_bytes_row(const uint8_t *x, const uint8_t *en
 #endif
 }
 
+/* weight_bits, kind: constants of the function that this is inlined into. */
 NN_INLINE void nn_sparse_bytes_linear(const nn_sparse_bytes_layer *layer, const void *input, void *output,
-                                      uint32_t weight_bits, uint32_t bias_bytes)
+                                      uint32_t weight_bits, nn_sparse_kind kind)
 {
     const uint8_t *next = layer->stream;
     uint8_t *out = output;
     for (uint32_t row = 0; row < layer->outputs; row++) {
-        int32_t sum = nn_sparse_bias(&layer->finish, row, bias_bytes);
+        int32_t sum = nn_sparse_bias(&layer->finish, kind, row);
         next = nn_sparse_bytes_row(input, next + 1, *next, weight_bits, &sum);
-        if (layer->finish.multipliers || layer->finish.multiplier) {
-            *out++ = nn_sparse_requantize(&layer->finish, sum, row);
-        } else {
-            *(int32_t *)(void *)out = sum;
-            out += 4;
-        }
+        out = nn_sparse_store_row(&layer->finish, kind, sum, row, out);
     }
 }
-
-#define NN_SPARSE_BYTES(weight_bits, bias_bits)                                                                              \
-    NN_SPARSE_SHARED void nn_sparse_bytes_w##weight_bits##_b##bias_bits(const nn_sparse_bytes_layer *layer,                  \
-                                                                        const void *input, void *output)                     \
-    {                                                                                                                        \
-        nn_sparse_bytes_linear(layer, input, output, weight_bits, bias_bits / 8u);                                           \
-    }
-
-NN_SPARSE_BYTES(2, 8)
-NN_SPARSE_BYTES(2, 16)
-NN_SPARSE_BYTES(2, 32)
-NN_SPARSE_BYTES(3, 8)
-NN_SPARSE_BYTES(3, 16)
-NN_SPARSE_BYTES(3, 32)
-NN_SPARSE_BYTES(4, 8)
-NN_SPARSE_BYTES(4, 16)
-NN_SPARSE_BYTES(4, 32)
 
 #endif

@@ -19,7 +19,7 @@ typedef struct {
     const uint8_t *lengths;
     const uint16_t *lengths16;
     nn_sparse_finish finish;
-    uint32_t bias_bytes;
+    nn_sparse_kind kind;
     nn_requantization requantize;
 } nn_sparse_rows_linear_layer;
 
@@ -30,7 +30,7 @@ typedef struct {
     const uint8_t *lengths;
     const uint16_t *lengths16;
     nn_sparse_finish finish;
-    uint32_t bias_bytes;
+    nn_sparse_kind kind;
     nn_requantization requantize;
 } nn_sparse_rows_conv2d_layer;
 
@@ -41,7 +41,7 @@ NN_INLINE void nn_sparse_rows_linear(const nn_sparse_rows_linear_layer *layer, c
     for (uint32_t row = 0; row < s->outputs; row++) {
         const uint8_t *const end = entry + 2u * (layer->lengths ? layer->lengths[row] : layer->lengths16[row]);
         const uint8_t *x = input;
-        int32_t sum = nn_sparse_bias(&layer->finish, row, layer->bias_bytes);
+        int32_t sum = nn_sparse_bias(&layer->finish, layer->kind, row);
         for (; entry != end; entry += 2) {
             x += entry[0];
             sum += *x * (int8_t)entry[1];
@@ -107,7 +107,7 @@ NN_INLINE void nn_sparse_rows_conv2d_row(const void *opaque, const uint8_t *rows
                     sums[i] += x[nn_sparse_offset(s, i)] * weight;
                 }
             }
-            const int32_t bias = nn_sparse_bias(&layer->finish, filter, layer->bias_bytes);
+            const int32_t bias = nn_sparse_bias(&layer->finish, layer->kind, filter);
             nn_sparse_store(s, &layer->requantize, sums, bias, output, row * s->columns + column, filter);
         }
     }

@@ -329,13 +329,14 @@ def _plan(graph: Graph, placed: tuple[_Placed, ...]) -> Plan:
     """One arena for all tensors and scratch. The input may be overwritten once the last layer that reads it is done."""
     stored = {graph.input: DEFAULT_STORAGE[graph.input_tensor.dtype]}
     written, read = {graph.input: 0}, {graph.input: 0}
-    overread: dict[str, int] = {}
+    slack: dict[str, int] = {}
     before: dict[str, dict[str, int]] = {}
     requests = []
     for entry in placed:
         stored[entry.layer.output] = entry.site.output
         source = entry.layer.inputs[0]
-        overread[source] = max(overread.get(source, 0), entry.lowering.overread)
+        slack[source] = max(slack.get(source, 0), entry.lowering.overread)
+        slack[entry.layer.output] = entry.lowering.overwrite
         if entry.lowering.overlap is not None:
             # Whoever reads the input after this layer keeps it alive, and then its memory is not given away.
             last = all(source not in other.layer.inputs for other in placed[entry.index + 1 :])
@@ -346,7 +347,7 @@ def _plan(graph: Graph, placed: tuple[_Placed, ...]) -> Plan:
             requests.append(Request(entry.scratch, entry.lowering.scratch_bytes, _ALIGNMENT, entry.index, entry.index))
     read[graph.output.name] = len(placed)
     for name, storage in stored.items():
-        size = graph.tensors[name].elements * storage.bytes + overread.get(name, 0)
+        size = graph.tensors[name].elements * storage.bytes + slack.get(name, 0)
         size = -(-size // _ALIGNMENT) * _ALIGNMENT
         requests.append(Request(name, size, _ALIGNMENT, written[name], read[name], before.get(name, {})))
     return plan(requests)
@@ -398,9 +399,28 @@ def _context(graph: Graph, placed: tuple[_Placed, ...], memory: Plan, variant: s
             "input": memory.offsets[graph.input],
             "output": memory.offsets[graph.output.name],
         },
+        "sizes": _sizes(placed),
+        "functions": list(_functions(placed).values()),
         "layers": [_layer_context(graph, entry, memory) for entry in placed],
         "constants": [_constant_context(entry, constant) for entry in placed for constant in entry.lowering.constants],
     }
+
+
+def _sizes(placed: Sequence[_Placed]) -> dict[str, int]:
+    """The macros that kernels take sizes from: the largest that any layer wants."""
+    sizes: dict[str, int] = {}
+    for entry in placed:
+        for name, size in entry.lowering.sizes.items():
+            sizes[name] = max(size, sizes.get(name, 0))
+    return sizes
+
+
+def _functions(placed: Sequence[_Placed]) -> dict[str, str]:
+    """The functions that layers share, by name, in the order of their first use."""
+    functions: dict[str, str] = {}
+    for entry in placed:
+        functions |= entry.lowering.functions
+    return functions
 
 
 def _front(graph: Graph, variant: str, core: str) -> dict[str, Any]:

@@ -124,7 +124,9 @@ class Lowering:
     fields: the record's initialiser. scratch_bytes: memory that only this layer needs; 0: the kernel takes none.
     source: C that goes before the record, in which `@` stands for the layer's stem; code_bytes: weights emitted as code
     in it. note: what readers of the generated C should know of the form.
-    overread: bytes behind its input that the kernel may read (whatever they hold).
+    functions: C functions that layers share, by name: each is emitted once. sizes: macros that headers take the size of
+    buffers on the stack from; of several layers, the largest counts.
+    overread, overwrite: bytes behind its input that the kernel may read, and behind its output that it may write.
     overlap: None, or the kernel works with its output over its input, when the output starts at least so many bytes
     before it.
     """
@@ -139,7 +141,10 @@ class Lowering:
     source: str = ""
     code_bytes: int = 0
     note: str = ""
+    functions: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
     overread: int = 0
+    overwrite: int = 0
     overlap: int | None = None
 
     @property

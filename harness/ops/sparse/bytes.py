@@ -11,14 +11,14 @@ from harness.ops.base import Array
 from harness.ops.linear import Linear
 from harness.ops.lowering import Constant, Cost, Lowering, Reference, Site, Storage
 from harness.ops.sparse.common import (
+    Finish,
     SparseForm,
     filters_of,
-    finish_constants,
-    finish_fields,
-    narrow_bias,
+    finish_of,
     plain_storage,
     refuse_accumulators,
     refuse_common_finish,
+    shared_function,
 )
 
 # Bytes of one instance of the kernel, and of a layer's record and call.
@@ -75,25 +75,33 @@ class BytesLinear(SparseForm[Linear]):
         return common
 
     def cost(self, layer: Linear, site: Site) -> Cost:
-        rows, bias = self._rows(layer), narrow_bias(layer.bias)
-        flash = sum(map(len, rows)) + len(rows) + sum(c.bytes for c in finish_constants(layer, bias))
+        rows, finish = self._rows(layer), finish_of(layer)
+        flash = sum(map(len, rows)) + len(rows) + finish.bytes
         instructions = round(5.6 * sum(map(len, rows))) + 25 * len(rows)
-        return Cost(flash, 0, instructions, _LAYER_CODE, {self._kernel(layer): _KERNEL_CODE})
+        return Cost(flash, 0, instructions, _LAYER_CODE, {self._kernel(finish): _KERNEL_CODE})
 
     def lower(self, layer: Linear, site: Site) -> Lowering:
         stream = [byte for row in self._rows(layer) for byte in (len(row), *row)]
-        bias = narrow_bias(layer.bias)
+        finish = finish_of(layer)
+        kernel = self._kernel(finish)
         return Lowering(
             form=self.name,
             header="nn_sparse_bytes.h",
-            kernel=self._kernel(layer),
+            kernel=kernel,
             record="nn_sparse_bytes_layer",
             fields={
                 "stream": Reference("stream"),
-                "finish": finish_fields(layer, bias),
+                "finish": finish.fields,
                 "outputs": len(layer.weight),
             },
-            constants=(Constant("stream", "uint8_t", np.array(stream, np.uint8)), *finish_constants(layer, bias)),
+            constants=(Constant("stream", "uint8_t", np.array(stream, np.uint8)), *finish.constants),
+            functions={
+                kernel: shared_function(
+                    kernel,
+                    "const nn_sparse_bytes_layer *layer, const void *input, void *output",
+                    f"nn_sparse_bytes_linear(layer, input, output, {self._bits}, {finish.kind});",
+                )
+            },
         )
 
     def writes(self, layer: Linear, site: Site) -> frozenset[Storage]:
@@ -102,5 +110,5 @@ class BytesLinear(SparseForm[Linear]):
     def _rows(self, layer: Linear) -> list[list[int]]:
         return encode_bytes(filters_of(layer), self._bits)
 
-    def _kernel(self, layer: Linear) -> str:
-        return f"nn_sparse_bytes_w{self._bits}_b{8 * narrow_bias(layer.bias).bytes}"
+    def _kernel(self, finish: Finish) -> str:
+        return f"sparse_bytes_w{self._bits}_{finish.suffix}"

@@ -78,25 +78,57 @@ def narrow_bias(bias: Array) -> Bias:
     return Bias(Constant("bias", "int32_t", values.astype(np.int32)), 4, 0)
 
 
-def finish_fields(layer: Conv2d | Linear, bias: Bias) -> dict[str, Value]:
-    """The initialiser of an nn_sparse_finish; requantisation only where refuse_common_finish is None."""
-    fields: dict[str, Value] = {"bias": Reference("bias")}
-    r = layer.requantize
-    if r is not None and not (r.shift != 32).any():
-        if (r.multiplier == r.multiplier[0]).all():
-            fields["multiplier"] = int(r.multiplier[0])
-        else:
-            fields["multipliers"] = Reference("multipliers")
-        fields["zero_point"] = int(r.zero_point)
-    return fields | {"bias_shift": bias.shift}
+@dataclass(frozen=True, eq=False)
+class Finish:
+    """How a layer's accumulators become outputs in functions that layers share (nn_sparse_finish, nn_sparse_kind)."""
+
+    bias: Bias
+    multipliers: Constant | None
+    zero_point: int
+    per_channel: bool
+
+    @property
+    def constants(self) -> tuple[Constant, ...]:
+        """The arrays that the fields refer to."""
+        return (self.bias.constant, self.multipliers) if self.multipliers else (self.bias.constant,)
+
+    @property
+    def bytes(self) -> int:
+        return sum(constant.bytes for constant in self.constants)
+
+    @property
+    def fields(self) -> dict[str, Value]:
+        """The initialiser of an nn_sparse_finish."""
+        fields: dict[str, Value] = {"bias": Reference("bias")}
+        if self.multipliers:
+            fields |= {"multipliers": Reference("multipliers"), "zero_point": self.zero_point}
+        return fields | {"bias_shift": self.bias.shift}
+
+    @property
+    def suffix(self) -> str:
+        """What the names of functions for layers of this kind end in."""
+        return f"b{8 * self.bias.bytes}" + ("c" if self.per_channel else "") + ("z" if self.zero_point else "")
+
+    @property
+    def kind(self) -> str:
+        """The nn_sparse_kind in C."""
+        flags = f"{str(self.per_channel).lower()}, {str(self.zero_point != 0).lower()}"
+        return f"(nn_sparse_kind){{{self.bias.bytes}, {flags}}}"
 
 
-def finish_constants(layer: Conv2d | Linear, bias: Bias) -> tuple[Constant, ...]:
-    """The arrays that finish_fields refers to."""
-    r = layer.requantize
-    if r is None or (r.multiplier == r.multiplier[0]).all():
-        return (bias.constant,)
-    return bias.constant, Constant("multipliers", "int32_t", r.multiplier.astype(np.int32))
+def finish_of(layer: Conv2d | Linear) -> Finish:
+    """For a layer of which refuse_common_finish is None."""
+    bias, r = narrow_bias(layer.bias), layer.requantize
+    if r is None:
+        return Finish(bias, None, 0, False)
+    per_channel = bool((r.multiplier != r.multiplier[0]).any())
+    values = r.multiplier if per_channel else r.multiplier[:1]
+    return Finish(bias, Constant("multipliers", "int32_t", values.astype(np.int32)), r.zero_point, per_channel)
+
+
+def shared_function(name: str, parameters: str, body: str) -> str:
+    """A C function that layers share."""
+    return f"NN_SPARSE_SHARED void {name}({parameters})\n{{\n    {body}\n}}"
 
 
 def lengths_constant(lengths: Sequence[int]) -> tuple[str, Constant]:
@@ -132,11 +164,11 @@ def offsets(layer: Conv2d, site: Site) -> Array:
     return np.asarray(y * window_pitch(layer, site) + x * channels + c).ravel()
 
 
-def overlap(layer: Conv2d, site: Site, *, windowed: bool, buffered: bool) -> int | None:
+def overlap(layer: Conv2d, site: Site, *, windowed: bool, buffered: bool, overwrite: int = 0) -> int | None:
     """How far before its input the output of a convolution must start to trail it, in bytes (Lowering.overlap).
 
     The layer writes its output row by row: as it goes, or (buffered) after all reads of that row. windowed: rows are
-    copied before they are used.
+    copied before they are used. overwrite: bytes that it writes behind every row.
     """
     height, width, channels = site.input_shape
     rows = site.output_shape[0]
@@ -150,7 +182,7 @@ def overlap(layer: Conv2d, site: Site, *, windowed: bool, buffered: bool) -> int
             oldest = row * window_step(layer) + window_height(layer) - layer.padding[0]
         else:
             oldest = (row + buffered) * window_step(layer)
-        distance = max(distance, written * (row + 1) - read * min(max(oldest, 0), height))
+        distance = max(distance, written * (row + 1) + overwrite - read * min(max(oldest, 0), height))
     return -(-distance // 4) * 4
 
 

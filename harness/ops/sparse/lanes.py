@@ -1,6 +1,8 @@
-"""What the lane-packed forms of convolution share (nn_lanes.h): the proof of their bounds, their record, their window."""
+"""What the lane-packed forms of convolution share (nn_lanes.h): the proof of their bounds, record and window."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -13,20 +15,19 @@ from harness.ops.sparse.common import (
     ACTIVATION_LIMIT,
     SparseForm,
     filters_of,
-    finish_constants,
-    finish_fields,
-    narrow_bias,
+    finish_of,
     overlap,
     plain_storage,
     refuse_common_finish,
+    shared_function,
     window_pitch,
 )
 
 # Lanes begin at 0x8000: a sum may rise to 0xFFFF and fall to 0.
 _RISE, _FALL = 0x7FFF, 0x8000
 
-# NN_LANES_LINE, NN_LANES_UNITS.
-_LINE, _UNITS = 544, 16
+# The most words of lanes in a row of outputs: they are on the stack.
+_SUMS = 256
 
 # Bytes behind its rows that the kernel may read: a word, and the columns of an incomplete unit.
 _OVERREAD = 8
@@ -35,6 +36,7 @@ POOL = Window((2, 2), (2, 2))
 
 # Bytes of a layer's own code and record, of what a window adds, and of the function that multiplies by a table.
 LAYER_CODE, WINDOW_CODE, FILTER_CODE = 80, 150, 116
+FINISH_CODE = 110
 
 
 def refuse_lanes(layer: Conv2d) -> str | None:
@@ -56,6 +58,12 @@ def windowed(layer: Conv2d, site: Site) -> bool:
 def window_bytes(layer: Conv2d, site: Site) -> int:
     """Bytes of that window, with what is read behind it."""
     return (layer.weight.shape[1] + 1) * window_pitch(layer, site) + _OVERREAD if windowed(layer, site) else 0
+
+
+def window_instructions(layer: Conv2d, site: Site) -> int:
+    """About what copying rows into the window and down it takes."""
+    rows, pitch = site.output_shape[0], window_pitch(layer, site)
+    return rows * pitch * (2 * 12 + 5 * (layer.weight.shape[1] - 1)) if windowed(layer, site) else 0
 
 
 def lane_offsets(layer: Conv2d, site: Site) -> Array:
@@ -81,8 +89,7 @@ class LanesForm(SparseForm[Conv2d]):
             return "it takes a stride of 1 and a max-pool of 2x2"
         if layer.requantize is None:
             return "its outputs are 32-bit accumulators"
-        _, columns, filters = site.output_shape
-        if (columns + 1) * filters > _LINE or units(site) > _UNITS:
+        if units(site) * site.output_shape[2] > _SUMS:
             return "a row of its outputs is too long to be put together on the stack"
         return plain_storage(site) or refuse_common_finish(layer, site) or refuse_lanes(layer)
 
@@ -101,31 +108,40 @@ class LanesForm(SparseForm[Conv2d]):
         site: Site,
         *,
         header: str,
-        kernel: str,
+        row: str,
+        functions: Mapping[str, str],
         constants: tuple[Constant, ...],
-        fields: dict[str, Value],
+        weights: Mapping[str, Value],
+        steps: tuple[int, int],
         source: str = "",
         code_bytes: int = 0,
+        sizes: Mapping[str, int] | None = None,
     ) -> Lowering:
-        """The layer. kernel: the function that computes a row; fields: what its record holds of the weights."""
-        bias = narrow_bias(layer.bias)
+        """The layer. row: the function that computes a row's lanes; functions: it and others that layers share.
+
+        weights: the record's field for them; steps: words of lanes from one unit, and from one filter, to the next.
+        """
+        finish = finish_of(layer)
         _, columns, filters = site.output_shape
         planar = site.output_layout is Layout.HCW
         record = initialiser(
             {
-                **fields,
-                "finish": finish_fields(layer, bias),
+                **weights,
+                "finish": finish.fields,
                 "pitch": window_pitch(layer, site),
                 "units": units(site),
                 "filters": filters,
+                "unit": steps[0],
+                "filter": steps[1],
                 "pixel": 1 if planar else filters,
                 "channel": columns if planar else 1,
-                "line": columns * filters,
             },
             "@",
             2,
         )
         inside = windowed(layer, site)
+        finish_name = f"lanes_finish_{finish.suffix}"
+        overwrite = columns % 2 * (1 if planar else filters)
         return Lowering(
             form=self.name,
             header=header,
@@ -135,13 +151,24 @@ class LanesForm(SparseForm[Conv2d]):
                 "shape": conv_shape(layer, site),
                 "input_zero_point": layer.input_zero_point,
                 "channel_major": site.input_layout is Layout.HCW,
-                "row": kernel,
+                "row": row,
+                "finish": finish_name,
                 "filters": Reference("filters"),
             },
-            constants=(*constants, *finish_constants(layer, bias)),
+            constants=(*constants, *finish.constants),
             scratch_bytes=window_bytes(layer, site),
             source=source + f"static const nn_lanes_filters @_filters[1] = {{\n    {{\n{record}\n    }},\n}};",
             code_bytes=code_bytes,
+            functions={
+                **functions,
+                finish_name: shared_function(
+                    finish_name,
+                    "const nn_lanes_filters *filters, const uint32_t *sums, uint8_t *output",
+                    f"nn_lanes_finish_row(filters, sums, output, {finish.kind});",
+                ),
+            },
+            sizes={"NN_LANES_SUMS": units(site) * filters, **(sizes or {})},
             overread=0 if inside else _OVERREAD,
-            overlap=overlap(layer, site, windowed=inside, buffered=True),
+            overwrite=overwrite,
+            overlap=overlap(layer, site, windowed=inside, buffered=True, overwrite=overwrite),
         )

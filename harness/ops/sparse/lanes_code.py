@@ -12,8 +12,18 @@ from harness.codegen.text import array_text
 from harness.ops.base import Array
 from harness.ops.conv2d import Conv2d
 from harness.ops.lowering import Cost, Lowering, Site
-from harness.ops.sparse.common import filters_of, finish_constants, narrow_bias, window_pitch
-from harness.ops.sparse.lanes import LAYER_CODE, WINDOW_CODE, LanesForm, lane_offsets, units, window_bytes, windowed
+from harness.ops.sparse.common import filters_of, finish_of, window_pitch
+from harness.ops.sparse.lanes import (
+    FINISH_CODE,
+    LAYER_CODE,
+    WINDOW_CODE,
+    LanesForm,
+    lane_offsets,
+    units,
+    window_bytes,
+    window_instructions,
+    windowed,
+)
 from harness.ops.sparse.lanes_table import encode_table, offset_bits
 
 # Sums are kept in these registers, as many filters at a time; those that remain hold factors. r0: pixels; r1: words of
@@ -23,7 +33,7 @@ _FACTORS = ("r11", "r12", "lr")
 _LOW = frozenset({"r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7"})
 
 # Bytes of the function that computes a row, and of calling one group of filters at four positions.
-_ROW_CODE, _CALL_CODE = 170, 40
+_ROW_CODE, _CALL_CODE = 60, 30
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ def terms(weight: int) -> list[tuple[int, int]]:
 
 
 def emit_group(filters: Array, offsets: Array) -> list[Instruction]:
-    """The function of up to eight filters (F, N) at byte offsets (N,): adds all products at one position, keeps the larger.
+    """The function of up to eight filters (F, N) at byte offsets (N,): their lanes at one position, if larger.
 
     Its arguments: r0: pixels, r1: the words of these filters' lanes so far.
     """
@@ -129,16 +139,15 @@ class LanesCodeConv2d(LanesForm):
         return super().refusal(layer, site)
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
-        groups, bias = _groups(layer, site), narrow_bias(layer.bias)
+        groups, finish = _groups(layer, site), finish_of(layer)
         rows, _, filters = site.output_shape
-        inside = windowed(layer, site)
-        copied = site.input_shape[0] * window_pitch(layer, site) if inside else 0
-        unit = 4 * sum(len(group) + 4 for group in groups) + 18 * filters + 12
+        unit = 4 * sum(len(group) + 9 for group in groups) + 20 * filters + 10
         return Cost(
-            _bytes(groups) + sum(c.bytes for c in finish_constants(layer, bias)),
+            _bytes(groups) + finish.bytes,
             window_bytes(layer, site),
-            rows * units(site) * unit + 12 * copied,
-            LAYER_CODE + (WINDOW_CODE if inside else 0) + _ROW_CODE + _CALL_CODE * len(groups),
+            rows * units(site) * unit + window_instructions(layer, site),
+            LAYER_CODE + (WINDOW_CODE if windowed(layer, site) else 0) + _ROW_CODE + _CALL_CODE * len(groups),
+            {f"lanes_finish_{finish.suffix}": FINISH_CODE},
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
@@ -147,9 +156,11 @@ class LanesCodeConv2d(LanesForm):
             layer,
             site,
             header="nn_lanes_code.h",
-            kernel="@_row",
+            row="@_row",
+            functions={},
             constants=(),
-            fields={},
+            weights={},
+            steps=(len(layer.weight), 1),
             source=_source(layer, site, groups),
             code_bytes=_bytes(groups),
         )
@@ -206,10 +217,9 @@ def _source(layer: Conv2d, site: Site, groups: Sequence[Sequence[Instruction]]) 
         "}",
         "#endif",
         "",
-        "static void @_row(const nn_lanes_filters *filters, const uint8_t *rows, uint8_t *output)",
+        "static void @_row(const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums)",
         "{",
-        f"    uint32_t best[{len(filters)}];",
-        f"    nn_lanes_code_row(filters, rows, output, @_unit, best, {narrow_bias(layer.bias).bytes});",
+        "    nn_lanes_code_row(filters, rows, sums, @_unit);",
         "}",
         "",
     ]

@@ -9,22 +9,24 @@ from harness.ops.base import Array
 from harness.ops.conv2d import Conv2d
 from harness.ops.lowering import Cost, Lowering, Reference, Site
 from harness.ops.sparse import rice
-from harness.ops.sparse.common import filters_of, finish_constants, narrow_bias, window_pitch
+from harness.ops.sparse.common import filters_of, finish_of, shared_function
 from harness.ops.sparse.lanes import (
     FILTER_CODE,
+    FINISH_CODE,
     LAYER_CODE,
     WINDOW_CODE,
     LanesForm,
     lane_offsets,
     units,
     window_bytes,
+    window_instructions,
     windowed,
 )
 
 # Bytes of the function that computes a row.
-_ROW_CODE = 330
+_ROW_CODE = 200
 
-# NN_LANES_ENTRIES; the bits of an offset in an entry.
+# The most entries of a filter: they are on the stack; the bits of an offset in an entry.
 _ENTRIES, _OFFSET_BITS = 128, 11
 
 
@@ -38,27 +40,30 @@ class LanesRiceConv2d(LanesForm):
             return "its rows of activations are too long for the offsets of a table"
         if rice.refuse_weights(layer.weight):
             return rice.refuse_weights(layer.weight)
-        # Weights of 0 that split long gaps take entries, too.
-        if int((filters_of(layer) != 0).sum(axis=1).max(initial=0)) > _ENTRIES // 2 or layer.weight[0].size > 4096:
-            return f"a filter has more than {_ENTRIES // 2} weights"
+        if (longest := rice.encode(_in_memory_order(layer, site)).longest(layer.weight[0].size)) > _ENTRIES:
+            return f"a filter takes {longest} entries on the stack"
         return super().refusal(layer, site)
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
-        stream, bias = rice.encode(_in_memory_order(layer, site)), narrow_bias(layer.bias)
+        stream, finish = rice.encode(_in_memory_order(layer, site)), finish_of(layer)
         rows, _, filters = site.output_shape
-        inside = windowed(layer, site)
-        copied = site.input_shape[0] * window_pitch(layer, site) if inside else 0
         steps, nonzeros = rows * units(site), int(np.count_nonzero(layer.weight))
+        multiplied = steps * (14 * nonzeros + 32 * filters) + rows * (28 * nonzeros + 40 * filters)
         return Cost(
-            stream.bytes + sum(c.bytes for c in finish_constants(layer, bias)),
+            stream.bytes + finish.bytes,
             window_bytes(layer, site),
-            steps * (14 * nonzeros + 32 * filters) + rows * (28 * nonzeros + 40 * filters) + 12 * copied,
-            LAYER_CODE + 20 + (WINDOW_CODE if inside else 0),
-            {"nn_lanes_filter_11": FILTER_CODE, self._kernel(layer): _ROW_CODE},
+            multiplied + window_instructions(layer, site),
+            LAYER_CODE + 20 + (WINDOW_CODE if windowed(layer, site) else 0),
+            {
+                "nn_lanes_filter_11": FILTER_CODE,
+                "lanes_rice": _ROW_CODE,
+                f"lanes_finish_{finish.suffix}": FINISH_CODE,
+            },
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
-        stream = rice.encode(_in_memory_order(layer, site))
+        ordered = _in_memory_order(layer, site)
+        stream = rice.encode(ordered)
         kernel = layer.weight.shape[2]
         weights = initialiser(
             {
@@ -73,14 +78,20 @@ class LanesRiceConv2d(LanesForm):
             layer,
             site,
             header="nn_lanes_rice.h",
-            kernel=self._kernel(layer),
+            row="lanes_rice",
+            functions={
+                "lanes_rice": shared_function(
+                    "lanes_rice",
+                    "const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums",
+                    "nn_lanes_rice_row(filters, rows, sums);",
+                )
+            },
             constants=stream.constants,
-            fields={"weights": "&@_weights"},
+            weights={"weights": "&@_weights"},
+            steps=(1, units(site)),
             source=f"static const nn_lanes_rice @_weights = {{\n{weights}\n}};\n\n",
+            sizes={"NN_LANES_ENTRIES": max(stream.longest(ordered.shape[1]), 1)},
         )
-
-    def _kernel(self, layer: Conv2d) -> str:
-        return f"nn_lanes_rice_b{8 * narrow_bias(layer.bias).bytes}"
 
 
 def _in_memory_order(layer: Conv2d, site: Site) -> Array:

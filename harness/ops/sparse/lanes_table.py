@@ -8,15 +8,17 @@ from harness.ops.base import Array
 from harness.ops.conv2d import Conv2d
 from harness.ops.lowering import Constant, Cost, Lowering, Reference, Site
 from harness.ops.sparse.bytes import pieces
-from harness.ops.sparse.common import filters_of, finish_constants, narrow_bias, window_pitch
+from harness.ops.sparse.common import filters_of, finish_of, shared_function
 from harness.ops.sparse.lanes import (
     FILTER_CODE,
+    FINISH_CODE,
     LAYER_CODE,
     WINDOW_CODE,
     LanesForm,
     lane_offsets,
     units,
     window_bytes,
+    window_instructions,
     windowed,
 )
 
@@ -24,7 +26,7 @@ from harness.ops.sparse.lanes import (
 _OFFSET_BITS = (11, 12)
 
 # Bytes of the function that computes a row.
-_ROW_CODE = 200
+_ROW_CODE = 40
 
 
 def encode_table(filters: Array, offsets: Array, offset_bits: int) -> list[list[int]]:
@@ -58,32 +60,41 @@ class LanesTableConv2d(LanesForm):
         return super().refusal(layer, site)
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
-        table, bias = self._table(layer, site), narrow_bias(layer.bias)
-        flash = 2 * sum(map(len, table)) + sum(c.bytes for c in finish_constants(layer, bias))
+        entries, finish = sum(map(len, self._table(layer, site))), finish_of(layer)
+        bits = self._bits(layer, site)
         rows, _, filters = site.output_shape
-        inside = windowed(layer, site)
-        copied = site.input_shape[0] * window_pitch(layer, site) if inside else 0
         steps = rows * units(site)
         return Cost(
-            flash,
+            2 * entries + finish.bytes,
             window_bytes(layer, site),
-            steps * (14 * sum(map(len, table)) + 32 * filters) + 30 * rows * filters + 12 * copied,
-            LAYER_CODE + (WINDOW_CODE if inside else 0),
+            steps * (14 * entries + 32 * filters) + 32 * rows * filters + window_instructions(layer, site),
+            LAYER_CODE + (WINDOW_CODE if windowed(layer, site) else 0),
             {
-                f"nn_lanes_filter_{self._bits(layer, site)}": FILTER_CODE,
-                self._kernel(layer, site): _ROW_CODE,
+                f"nn_lanes_filter_{bits}": FILTER_CODE,
+                f"lanes_table_{bits}": _ROW_CODE,
+                f"lanes_finish_{finish.suffix}": FINISH_CODE,
             },
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
         entries = [entry for row in self._table(layer, site) for entry in row]
+        bits = self._bits(layer, site)
+        row = f"lanes_table_{bits}"
         return self.lower_lanes(
             layer,
             site,
             header="nn_lanes_table.h",
-            kernel=self._kernel(layer, site),
+            row=row,
+            functions={
+                row: shared_function(
+                    row,
+                    "const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums",
+                    f"nn_lanes_table_row(filters, rows, sums, nn_lanes_filter_{bits});",
+                )
+            },
             constants=(Constant("entries", "uint16_t", np.array(entries, np.uint16)),),
-            fields={"weights": Reference("entries")},
+            weights={"weights": Reference("entries")},
+            steps=(1, units(site)),
         )
 
     def _bits(self, layer: Conv2d, site: Site) -> int:
@@ -93,6 +104,3 @@ class LanesTableConv2d(LanesForm):
 
     def _table(self, layer: Conv2d, site: Site) -> list[list[int]]:
         return encode_table(filters_of(layer), lane_offsets(layer, site), self._bits(layer, site))
-
-    def _kernel(self, layer: Conv2d, site: Site) -> str:
-        return f"nn_lanes_table_o{self._bits(layer, site)}_b{8 * narrow_bias(layer.bias).bytes}"

@@ -22,15 +22,24 @@ _LOWEST, _HIGHEST = -8, 7
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """An encoded layer. codes: (16,) int8, as nn_rice has them. bits: bytes of the stream, with room for the last word."""
+    """An encoded layer. symbols: (gap, weight); codes: (16,) int8, as nn_rice has them.
+
+    bits: bytes of the stream, with room for the last word.
+    """
 
     k: int
+    symbols: tuple[tuple[int, int], ...]
     codes: Array
     bits: Array
 
     @property
     def bytes(self) -> int:
         return int(self.bits.nbytes + self.codes.nbytes)
+
+    def longest(self, elements: int) -> int:
+        """The most symbols in any row of `elements` weights."""
+        places = np.cumsum([gap + 1 for gap, _ in self.symbols]) - 1
+        return int(np.bincount(places // elements).max())
 
     @property
     def constants(self) -> tuple[Constant, Constant]:
@@ -54,7 +63,7 @@ def code_lengths(counts: Mapping[int, int], longest: int) -> dict[int, int]:
     """Lengths of an optimal prefix code of at most `longest` bits (package-merge), by symbol."""
     if len(counts) == 1:
         return dict.fromkeys(counts, 1)
-    leaves = sorted((count, (symbol,)) for symbol, count in counts.items())
+    leaves: list[tuple[int, tuple[int, ...]]] = sorted((count, (symbol,)) for symbol, count in counts.items())
     packages = list(leaves)
     for _ in range(longest - 1):
         pairs = [(one[0] + two[0], one[1] + two[1]) for one, two in zip(packages[::2], packages[1::2], strict=False)]
@@ -64,8 +73,10 @@ def code_lengths(counts: Mapping[int, int], longest: int) -> dict[int, int]:
 
 
 def _symbols(filters: Array, k: int) -> Iterator[tuple[int, int]]:
-    """(gap, weight) of every nonzero weight, row after row, and of the weights of 0 that split long gaps; a gap beyond
-    the last row ends the stream."""
+    """(gap, weight) of every nonzero weight, row after row, and of the weights of 0 that split long gaps.
+
+    A gap beyond the last row ends the stream.
+    """
     limit = (((_SYMBOL_BITS - _CODE_BITS - k - 1) + 1) << k) - 1
     last = -1
     flat = filters.ravel()
@@ -87,7 +98,7 @@ def _encode(filters: Array, k: int) -> Stream:
     )
     # Ones behind the end: a word of zeros would have no quotient.
     bits = np.array([int(bit) for bit in text + "1" * (-len(text) % 8 + 24)], np.uint8)
-    return Stream(k, table, np.packbits(bits, bitorder="little"))
+    return Stream(k, tuple(symbols), table, np.packbits(bits, bitorder="little"))
 
 
 def _canonical(lengths: Mapping[int, int], k: int) -> tuple[dict[int, str], Array]:

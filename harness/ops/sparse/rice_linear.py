@@ -6,14 +6,14 @@ from harness.ops.linear import Linear
 from harness.ops.lowering import Cost, Lowering, Reference, Site, Storage
 from harness.ops.sparse import rice
 from harness.ops.sparse.common import (
+    Finish,
     SparseForm,
     filters_of,
-    finish_constants,
-    finish_fields,
-    narrow_bias,
+    finish_of,
     plain_storage,
     refuse_accumulators,
     refuse_common_finish,
+    shared_function,
 )
 
 # Bytes of the kernel, and of a layer's record and call.
@@ -34,29 +34,37 @@ class RiceLinear(SparseForm[Linear]):
         )
 
     def cost(self, layer: Linear, site: Site) -> Cost:
-        stream, bias = rice.encode(filters_of(layer)), narrow_bias(layer.bias)
-        flash = stream.bytes + sum(c.bytes for c in finish_constants(layer, bias))
+        stream, finish = rice.encode(filters_of(layer)), finish_of(layer)
+        flash = stream.bytes + finish.bytes
         instructions = 22 * int((layer.weight != 0).sum()) + 20 * len(layer.weight)
-        return Cost(flash, 0, instructions, _LAYER_CODE, {self._kernel(layer): _KERNEL_CODE})
+        return Cost(flash, 0, instructions, _LAYER_CODE, {self._kernel(finish): _KERNEL_CODE})
 
     def lower(self, layer: Linear, site: Site) -> Lowering:
-        stream, bias = rice.encode(filters_of(layer)), narrow_bias(layer.bias)
+        stream, finish = rice.encode(filters_of(layer)), finish_of(layer)
+        kernel = self._kernel(finish)
         return Lowering(
             form=self.name,
             header="nn_sparse_rice.h",
-            kernel=self._kernel(layer),
+            kernel=kernel,
             record="nn_sparse_rice_layer",
             fields={
                 "rice": {"bits": Reference("bits"), "codes": Reference("codes"), "k": stream.k},
-                "finish": finish_fields(layer, bias),
+                "finish": finish.fields,
                 "inputs": layer.weight.shape[1],
                 "outputs": layer.weight.shape[0],
             },
-            constants=(*stream.constants, *finish_constants(layer, bias)),
+            constants=(*stream.constants, *finish.constants),
+            functions={
+                kernel: shared_function(
+                    kernel,
+                    "const nn_sparse_rice_layer *layer, const void *input, void *output",
+                    f"nn_sparse_rice_linear(layer, input, output, {finish.kind});",
+                )
+            },
         )
 
     def writes(self, layer: Linear, site: Site) -> frozenset[Storage]:
         return frozenset({site.output})
 
-    def _kernel(self, layer: Linear) -> str:
-        return f"nn_sparse_rice_b{8 * narrow_bias(layer.bias).bytes}"
+    def _kernel(self, finish: Finish) -> str:
+        return f"sparse_rice_{finish.suffix}"

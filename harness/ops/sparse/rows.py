@@ -24,7 +24,6 @@ from harness.ops.sparse.common import (
     DISTANCE_LIMIT,
     SparseForm,
     filters_of,
-    finish_fields,
     lengths_constant,
     narrow_bias,
     offsets,
@@ -154,8 +153,8 @@ def _constants(
     fields: dict[str, Value] = {
         "entries": Reference("entries"),
         field: Reference("lengths"),
-        "finish": {name: value for name, value in finish_fields(layer, bias).items() if name.startswith("bias")},
-        "bias_bytes": bias.bytes,
+        "finish": {"bias": Reference("bias"), "bias_shift": bias.shift},
+        "kind": {"bias_bytes": bias.bytes},
         "requantize": requantization_fields(layer.requantize),
     }
     return (stream, constant, bias.constant, *requantization_constants(layer.requantize)), fields
