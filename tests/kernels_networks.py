@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,19 +136,26 @@ def random_network(seed: int, *, integer: bool) -> Graph:
 
 
 def single_conv(
-    shape: tuple[int, int, int], kernel: tuple[int, int], filters: int, *, integer: bool, **options: Any
+    shape: tuple[int, int, int],
+    kernel: tuple[int, int],
+    filters: int,
+    *,
+    integer: bool,
+    last: bool = False,
+    **options: Any,
 ) -> Graph:
-    """One convolution; options: stride, padding, pool, input_zero_point of Conv2d."""
+    """One convolution; options: stride, padding, pool, input_zero_point of Conv2d. last: ends in int32 accumulators."""
     random = np.random.RandomState(filters)
     weight = random.normal(0, 0.2, (filters, *kernel, shape[2])).astype(np.float32)
     bias = random.normal(0, 0.2, filters).astype(np.float32)
     requantize = None
     if integer:
         weight, bias = np.rint(weight * 300).clip(-127, 127).astype(np.int8), (bias * 9999).astype(np.int32)
-        requantize = Requantization.from_scales(np.full(filters, 0.4 / kernel[0] / kernel[1] / shape[2]), 9)
+        scale = 0.4 / kernel[0] / kernel[1] / shape[2]
+        requantize = None if last else Requantization.from_scales(np.full(filters, scale), 9)
     layer = Conv2d("conv", ("x",), "y", weight, bias, relu=True, requantize=requantize, **options)
     kind = ("uint8", 0.05) if integer else ("float32",)
-    output = Tensor("y", layer.output_shape(shape), *kind)
+    output = Tensor("y", layer.output_shape(shape), *(("int32", 0.01, 0, 32) if last else kind))
     return build("single", Tensor("x", shape, *kind), (layer,), {"y": output})
 
 
@@ -176,9 +184,11 @@ def on_host(generated: Generated, graph: Graph, x: Array, cache_dir: Path, *, sa
     return np.stack([parse_output(graph, output) for output in ran.outputs]), ran.crcs
 
 
-def on_core(graph: Graph, x: Array, core: str, kernels: str = "default") -> tuple[Generated, BareCore, list[Inference]]:
-    """What an emulated core with nothing but the network does with each input."""
-    generated = generate(graph, variant="test", core=core, kernels=kernels)
+def on_core(
+    graph: Graph, x: Array, core: str, kernels: str = "default", forms: Mapping[str, str] | None = None
+) -> tuple[Generated, BareCore, list[Inference]]:
+    """What an emulated core with nothing but the network does with each input. forms: of single layers."""
+    generated = generate(graph, variant="test", core=core, kernels=kernels, forms=forms)
     with tempfile.TemporaryDirectory(prefix="bare core ") as folder:
         bare = BareCore(count_instructions.build(generated, Path(folder)), core)
     return generated, bare, [bare.infer(serialize_input(graph, image)) for image in x]

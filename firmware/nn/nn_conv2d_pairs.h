@@ -9,7 +9,7 @@
  *   right is an odd number of elements, the window holds every row a second time, shifted by one element: odd positions
  *   read that one. Scratch: the tile, then the window.
  *
- * A max-pool is taken on the accumulators.
+ * A max-pool is taken on the accumulators. A pair's weights are unpacked once per block of rows of outputs.
  */
 #ifndef NN_CONV2D_PAIRS_H
 #define NN_CONV2D_PAIRS_H
@@ -18,12 +18,14 @@
 #include "nn_dot.h"
 #include "nn_rows.h"
 
-/* weights: the packed words of each pair of filters after the other, tile_words of them for one pair. */
+/* weights: the packed words of each pair of filters after the other, packed_words of them for one pair.
+ * block: rows of outputs that the window serves. */
 typedef struct {
     nn_conv2d_shape shape;
     int32_t input_zero_point;
     const uint32_t *weights;
     uint32_t packed_words;
+    uint32_t block;
     const int32_t *bias;
     nn_requantization requantize;
 } nn_conv2d_pairs_layer;
@@ -143,14 +145,17 @@ NN_INLINE void nn_conv2d_pairs(const nn_conv2d_pairs_layer *layer, const void *i
     }
 
     uint8_t *const window = (uint8_t *)scratch + 8u * layer->packed_words;
-    const uint32_t kept = height > advance ? height - advance : 0u;
-    for (uint32_t row = 0; row < s->rows; row++) {
+    for (uint32_t row = 0; row < s->rows; row += layer->block) {
+        const bool whole = s->rows % layer->block == 0 || row + layer->block <= s->rows;
+        const uint32_t count = whole ? layer->block : s->rows - row;
+        const uint32_t needed = (count - 1u) * advance + height;
         uint32_t fresh = 0;
-        if (row > 0 && kept > 0) {
-            nn_copy_words((nn_word *)window, (const nn_word *)(window + advance * rows.pitch), kept * rows.pitch / 4u);
-            fresh = kept;
+        if (row > 0 && height > advance) {
+            fresh = height - advance;
+            nn_copy_words((nn_word *)window, (const nn_word *)(window + layer->block * advance * rows.pitch),
+                          fresh * rows.pitch / 4u);
         }
-        for (; fresh < height; fresh++) {
+        for (; fresh < needed; fresh++) {
             const int32_t y = (int32_t)(row * advance + fresh) - (int32_t)s->padding[0];
             const nn_row_source source = {
                 .input = y >= 0 && y < (int32_t)s->height ? input : NULL,
@@ -168,8 +173,10 @@ NN_INLINE void nn_conv2d_pairs(const nn_conv2d_pairs_layer *layer, const void *i
         }
         for (uint32_t pair = 0; pair < pairs; pair++) {
             nn_unpack_s8(layer->weights + pair * layer->packed_words, tile, layer->packed_words);
-            nn_conv2d_pairs_row(layer, &rows, tile, window, output,
-                                    row * s->columns * s->filters + 2u * pair, 2u * pair);
+            for (uint32_t i = 0; i < count; i++) {
+                nn_conv2d_pairs_row(layer, &rows, tile, window + i * advance * rows.pitch, output,
+                                    (row + i) * s->columns * s->filters + 2u * pair, 2u * pair);
+            }
         }
     }
 }

@@ -61,6 +61,34 @@ NN_INLINE void nn_widen(const uint8_t *source, int16_t *row, uint32_t elements)
     }
 }
 
+/* Two rows of uint8_t elements into words: one element of `first` below one of `second`. The rows need not be aligned. */
+NN_INLINE void nn_zip_rows(const uint8_t *first, const uint8_t *second, nn_word *words, uint32_t elements)
+{
+#if NN_DSP
+    for (const uint8_t *const end = first + elements / 4u * 4u; first != end;) {
+        __asm__("ldr r12, [%[first]], #4\n\t"
+                "ldr lr, [%[second]], #4\n\t"
+                "uxtb16 r8, r12\n\t"
+                "uxtb16 r9, r12, ror #8\n\t"
+                "uxtb16 r10, lr\n\t"
+                "uxtb16 r11, lr, ror #8\n\t"
+                "pkhbt r12, r8, r10, lsl #16\n\t"
+                "pkhtb r10, r10, r8, asr #16\n\t"
+                "pkhbt r8, r9, r11, lsl #16\n\t"
+                "pkhtb r11, r11, r9, asr #16\n\t"
+                "strd r12, r8, [%[words]], #8\n\t"
+                "strd r10, r11, [%[words]], #8"
+                : [first] "+r"(first), [second] "+r"(second), [words] "+r"(words)
+                :
+                : "r8", "r9", "r10", "r11", "r12", "lr", "memory");
+    }
+    elements %= 4u;
+#endif
+    for (; elements; elements--) {
+        *words++ = (uint32_t)*first++ | (uint32_t)*second++ << 16;
+    }
+}
+
 /* The row into `row`, without its first `skip` elements (0 or 1). */
 NN_INLINE void nn_fill_row(const nn_row_source *source, int16_t *row, uint32_t skip)
 {

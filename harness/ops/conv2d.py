@@ -10,6 +10,7 @@ import numpy as np
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Requantization, Shape
 from harness.ops.conv2d_f32_groups import GroupsConv2dF32
+from harness.ops.conv2d_gray import GrayConv2d
 from harness.ops.conv2d_pairs import PairsConv2d
 from harness.ops.lowering import (
     Constant,
@@ -55,7 +56,7 @@ class Conv2d(Operator):
     @property
     def forms(self) -> tuple[Form[Any], ...]:
         if self.integer:
-            return PairsConv2d(), PlainConv2d()
+            return GrayConv2d(), PairsConv2d(), PlainConv2d()
         return GroupsConv2dF32(), PlainConv2dF32()
 
     @property

@@ -17,10 +17,14 @@ from harness.ops.lowering import (
     requantization_constants,
     requantization_fields,
 )
+from harness.ops.max_pool2d import Window
 
 if TYPE_CHECKING:
-    from harness.ops.base import Array
+    from harness.ops.base import Array, Shape
     from harness.ops.conv2d import Conv2d
+
+# Positions that unpacked weights serve at least, where the image has them: unpacking is then little of the work.
+_POSITIONS = 16
 
 # What fits into instructions: ADDW from a row of the kernel to the next, LDRD from a position to its neighbour (bytes).
 _LARGEST_SKIP, _LARGEST_NEXT = 4095, 1020
@@ -52,6 +56,13 @@ def pack_pairs(weight: Array) -> Array:
     return np.ascontiguousarray(packed).view("<u4").reshape(len(pairs), -1)
 
 
+def dot_instructions(shape: Shape) -> int:
+    """Of nn_dot_2x2 for a kernel (O, KH, KW, I), with what goes with it: two filters at two positions."""
+    _, rows, columns, channels = shape
+    words = -(-columns * channels // 2)
+    return int(rows) * (11 * (words // 2) + 7 * (words % 2) + 4) + 30
+
+
 class PairsConv2d(Form["Conv2d"]):
     """Two filters at two positions at a time, weights as int8 in flash, unpacked into a tile of one pair of filters."""
 
@@ -67,11 +78,18 @@ class PairsConv2d(Form["Conv2d"]):
         return aligned and self._pitch(layer, site) <= _LARGEST_NEXT
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
-        packed = pack_pairs(layer.weight)
+        pairs, packed_words = pack_pairs(layer.weight).shape
+        rows, columns = layer.convolved(site.input_shape)
+        unpackings = 1 if self._direct(layer, site) else -(-site.output_shape[0] // self._block(layer, site))
+        products = rows * -(-columns // 2) * pairs
         return Cost(
-            packed.nbytes + 4 * len(layer.bias),
-            self._scratch(layer, site, packed.shape[1]),
-            int(0.8 * layer.macs(site.input_shape)) + 30 * int(np.prod(site.output_shape)),
+            flash=4 * pairs * packed_words + 8 * len(layer.bias),
+            scratch=self._scratch(layer, site, packed_words),
+            instructions=products * dot_instructions(layer.weight.shape)
+            + unpackings * pairs * packed_words * 5
+            + 12 * int(np.prod(site.output_shape))
+            + 3 * int(np.prod(site.input_shape)),
+            code=850,
         )
 
     def reads(self, layer: Conv2d, site: Site) -> Storage:
@@ -91,6 +109,7 @@ class PairsConv2d(Form["Conv2d"]):
                 "input_zero_point": layer.input_zero_point,
                 "weights": Reference("weights"),
                 "packed_words": packed.shape[1],
+                "block": self._block(layer, site),
                 "bias": Reference("bias"),
                 "requantize": requantization_fields(layer.requantize),
             },
@@ -116,11 +135,18 @@ class PairsConv2d(Form["Conv2d"]):
         """Whether a step to the right is an odd number of elements, so that the window needs shifted copies of rows."""
         return layer.stride[1] * int(layer.weight.shape[3]) % 2 == 1
 
+    def _block(self, layer: Conv2d, site: Site) -> int:
+        """Rows of outputs that the window serves at a time."""
+        rows, columns = layer.convolved(site.input_shape)
+        positions = columns * -(-rows // site.output_shape[0])
+        return min(-(-_POSITIONS // positions), site.output_shape[0])
+
     def _scratch(self, layer: Conv2d, site: Site, packed_words: int) -> int:
         """Bytes of the tile and of the window."""
         tile = 8 * packed_words
         if self._direct(layer, site):
             return tile
-        pooled = layer.pool.kernel[0] if layer.pool else 1
-        height = (pooled - 1) * layer.stride[0] + int(layer.weight.shape[1])
+        pool = layer.pool or Window((1, 1), (1, 1))
+        height = (pool.kernel[0] - 1) * layer.stride[0] + int(layer.weight.shape[1])
+        height += (self._block(layer, site) - 1) * pool.stride[0] * layer.stride[0]
         return tile + height * self._pitch(layer, site)

@@ -53,8 +53,13 @@ class QuadsLinear(Form["Linear"]):
 
     def cost(self, layer: Linear, site: Site) -> Cost:
         outputs, inputs = layer.weight.shape
-        flash = pack_quads(layer.weight).nbytes + 4 * outputs
-        return Cost(flash, self._scratch(layer), int(0.95 * layer.weight.size) + 3 * inputs + 10 * outputs)
+        words, groups = -(-inputs // 4), -(-outputs // 4)
+        return Cost(
+            flash=4 * outputs * words + 8 * outputs,
+            scratch=self._scratch(layer),
+            instructions=groups * (16 * words + 45) + 9 * words,
+            code=330,
+        )
 
     def lower(self, layer: Linear, site: Site) -> Lowering:
         from harness.ops.linear import linear_shape
