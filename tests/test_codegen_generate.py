@@ -68,7 +68,7 @@ def test_the_network_reads_like_the_network() -> None:
     assert "1. conv1: conv2d+relu+max_pool2d, 32x32x1 -> 14x14x6" in infer
     assert "117,600 MACs" in infer
     assert [layer.macs for layer in generated.layers] == [117600, 240000, 48000, 10080, 840]
-    assert sum(layer.weight_bytes for layer in generated.layers) < 63_500
+    assert sum(layer.weight_bytes for layer in generated.layers) <= 63_600
 
 
 def test_lenet5_activations() -> None:
