@@ -66,19 +66,22 @@ NN_INLINE uint32_t nn_lanes_even(const uint8_t *p)
 /* kind: constants of the function that this is inlined into. */
 NN_INLINE void nn_lanes_finish_row(const nn_lanes_filters *filters, const uint32_t *sums, uint8_t *output, nn_sparse_kind kind)
 {
+    /* Copies: a store of an output might change what is behind a pointer. */
+    const uint32_t pixel = filters->pixel, unit = filters->unit;
     for (uint32_t filter = 0; filter < filters->filters; filter++) {
         const int32_t bias = nn_sparse_bias(&filters->finish, kind, filter) - NN_LANES_OFFSET;
         const int32_t multiplier = nn_sparse_multiplier(&filters->finish, kind, filter);
         const uint32_t *lanes = sums;
         uint8_t *out = output;
-        for (uint32_t unit = filters->units; unit; unit--) {
+        uint32_t left = filters->units;
+        do {
             const uint32_t both = *lanes;
+            lanes += unit;
             *out = nn_sparse_requantize(&filters->finish, kind, bias + (int32_t)(both & 0xFFFFu), multiplier);
-            out += filters->pixel;
+            out += pixel;
             *out = nn_sparse_requantize(&filters->finish, kind, bias + (int32_t)(both >> 16), multiplier);
-            out += filters->pixel;
-            lanes += filters->unit;
-        }
+            out += pixel;
+        } while (--left);
         sums += filters->filter;
         output += filters->channel;
     }
