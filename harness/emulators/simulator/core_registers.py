@@ -7,6 +7,8 @@ from typing import Any
 
 from unicorn import arm_const as reg
 
+from harness.emulators.simulator.engine import register_setter
+
 XPSR_T = 1 << 24
 XPSR_IPSR = 0x1FF
 XPSR_IT = 0x0600_FC00
@@ -43,6 +45,7 @@ class CoreRegisters:
 
     def __init__(self, uc: Any) -> None:
         self._uc = uc
+        self._clear_it_state = register_setter(uc, reg.UC_ARM_REG_EPSR, XPSR_T)
 
     def read(self, name: str) -> int:
         """The register's value."""
@@ -88,7 +91,7 @@ class CoreRegisters:
         Unicorn sets it, together with PC, for hooks that may look at PC, and never clears it, so that the blocks behind
         would run as if they were conditional. Code in the middle of a block does not use it.
         """
-        self._uc.reg_write(reg.UC_ARM_REG_EPSR, XPSR_T)
+        self._clear_it_state()
 
     def accept_mode(self) -> None:
         """Unicorn derives flags for translation from the mode; of all registers, only this one makes it do so again."""

@@ -1,13 +1,14 @@
 """Unicorn, as the rest of the simulator uses it: untyped, and without the slow part of its Python binding.
 
-The binding puts two Python functions around each callback. Blocks and peripherals are called so often that firmware
-runs twice as fast without them. That needs private names of the binding; where they are gone, the public way is taken.
+The binding puts two Python functions around each callback. What is called often is attached without them, and
+firmware runs twice as fast. That needs private names of the binding; where they are gone, the public way is taken.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import unicorn
@@ -16,10 +17,21 @@ _unicorn: Any = unicorn
 
 UcError: type[Exception] = _unicorn.UcError
 
-# uc_cb_hookcode_t, uc_cb_mmio_read_t and uc_cb_mmio_write_t of unicorn.h
+# uc_cb_hookcode_t, uc_cb_hookmem_t, uc_cb_mmio_read_t and uc_cb_mmio_write_t of unicorn.h
 _BLOCK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
+_ACCESS = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+)
 _READ = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
 _WRITE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p)
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A hook; lasts as long as this object is kept. callback: None where the binding keeps it."""
+
+    handle: int
+    callback: Any
 
 
 def thumb_engine(cpu_model: int) -> Any:
@@ -29,21 +41,39 @@ def thumb_engine(cpu_model: int) -> Any:
     return uc
 
 
-def hook_blocks(uc: Any, on_block: Callable[[Any, int, int, Any], None]) -> Any:
-    """Call `on_block(_, address, size, _)` in front of every block. It must not raise. Keep the result alive."""
+def hook_blocks(uc: Any, on_block: Callable[[Any, int, int, Any], None]) -> Hook:
+    """Call `on_block(_, address, size, _)` in front of every block. It must not raise."""
+    return _hook(uc, unicorn.UC_HOOK_BLOCK, _BLOCK, on_block)
+
+
+def hook_accesses(uc: Any, on_access: Callable[[Any, int, int, int, int, Any], None]) -> Hook:
+    """Call `on_access(_, kind, address, size, value, _)` in front of every load and store. It must not raise."""
+    return _hook(uc, unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE, _ACCESS, on_access)
+
+
+def hook_instruction(uc: Any, address: int, on_instruction: Callable[[Any, int, int, Any], None]) -> Hook:
+    """Call `on_instruction(_, address, size, _)` in front of the instruction at `address`, if its condition holds."""
+    return Hook(uc.hook_add(unicorn.UC_HOOK_CODE, on_instruction, begin=address, end=address), None)
+
+
+def unhook(uc: Any, hook: Hook) -> None:
+    """Remove a hook."""
+    library = _library(uc)
+    if hook.callback is None or library is None:
+        uc.hook_del(hook.handle)
+    else:
+        _check(library.uc_hook_del(uc._uch, ctypes.c_size_t(hook.handle)))
+
+
+def register_setter(uc: Any, register: int, value: int) -> Callable[[], object]:
+    """A function that sets a 32-bit register (UC_ARM_REG_*) to `value`."""
     library = _library(uc)
     if library is None:
-        return uc.hook_add(unicorn.UC_HOOK_BLOCK, on_block)
-    callback = _BLOCK(on_block)
-    handle = ctypes.c_size_t()
-    everywhere = ctypes.c_uint64(1), ctypes.c_uint64(0)
-    pointer = ctypes.cast(callback, ctypes.c_void_p)
-    _check(
-        library.uc_hook_add(
-            uc._uch, ctypes.byref(handle), ctypes.c_int(unicorn.UC_HOOK_BLOCK), pointer, None, *everywhere
-        )
-    )
-    return callback
+        return lambda: uc.reg_write(register, value)
+    write, engine, number = library.uc_reg_write, uc._uch, ctypes.c_int(register)
+    kept = ctypes.c_uint64(value)
+    pointer = ctypes.byref(kept)
+    return lambda: write(engine, number, pointer)
 
 
 def map_device(
@@ -64,6 +94,18 @@ def map_device(
     readers, writers = (ctypes.cast(callback, ctypes.c_void_p) for callback in callbacks)
     _check(library.uc_mmio_map(uc._uch, ctypes.c_uint64(base), ctypes.c_uint64(size), readers, None, writers, None))
     return callbacks
+
+
+def _hook(uc: Any, kind: int, signature: Any, function: Callable[..., None]) -> Hook:
+    library = _library(uc)
+    if library is None:
+        return Hook(uc.hook_add(kind, function), None)
+    callback = signature(function)
+    pointer = ctypes.cast(callback, ctypes.c_void_p)
+    handle = ctypes.c_size_t()
+    everywhere = ctypes.c_uint64(1), ctypes.c_uint64(0)
+    _check(library.uc_hook_add(uc._uch, ctypes.byref(handle), ctypes.c_int(kind), pointer, None, *everywhere))
+    return Hook(handle.value, callback)
 
 
 def _library(uc: Any) -> Any:

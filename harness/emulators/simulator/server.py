@@ -47,7 +47,8 @@ class Server:
         self._waking = False
         self._last_wake = 0.0
         self._ended = False
-        self._selector = selectors.DefaultSelector()
+        # Standard input may be anything; epoll takes no files.
+        self._selector = selectors.PollSelector()
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
