@@ -78,6 +78,8 @@ def reproduce(options: Options, reporter: Reporter, save: Callable[[Result], obj
     live = measured.available()
     kept = None if live else measured.load(options.folders, MODEL)
     boards = options.boards or BOARDS
+    for board in boards:
+        experiment.engine(board)  # an unknown one is found before the first run, not after many
     plan = [(case, board) for board in boards for case in (*cases(), *(CMSIS_NN if live else ()))]
     counted = (FP32, PAPER_A, *ours()[1:], *(CMSIS_NN[:1] if live else ()))
     total = len(plan) + len(counted)

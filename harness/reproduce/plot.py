@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 
 _INCHES = (9.0, 6.0)
 _DPI = 130
+# The salt makes the SVG's ids the same each time.
+_STYLE: Any = {"font.family": "DejaVu Sans", "font.size": 9, "svg.hashsalt": "harness"}
 # Where a label may stand, in points from its point: near ones first.
 _PLACES = [
     (horizontal, vertical)
@@ -42,46 +45,51 @@ class Point:
 def draw(points: Sequence[Point], *, title: str) -> dict[str, bytes]:
     """The plot's files by suffix: png and svg. The same points give the same bytes."""
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "svg.hashsalt": "harness"}):
-        figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
-        canvas = FigureCanvasAgg(figure)
-        axes = figure.subplots()
-        for kind in [kind for kind in _WORDS if any(point.kind == kind for point in points)]:
-            chosen = [point for point in points if point.kind == kind]
-            axes.scatter(
-                [point.bytes for point in chosen],
-                [point.instructions for point in chosen],
-                s=90 if kind == "floor" else 36,
-                marker=_MARKERS[kind],
-                color=_COLORS[kind],
-                label=_WORDS[kind],
-                zorder=3,
-            )
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.margins(0.12)
-        axes.set_xlabel("network image, bytes (weights + kernels + activations)")
-        axes.set_ylabel("instructions of one inference")
-        axes.set_title(title, loc="left")
-        axes.xaxis.set_major_formatter(_plain)
-        axes.xaxis.set_minor_formatter(_plain_minor)
-        axes.yaxis.set_major_formatter(_plain)
-        axes.yaxis.set_minor_formatter(_plain_minor)
-        axes.grid(True, which="major", color="#d0d7de", linewidth=0.6, zorder=0)
-        axes.grid(True, which="minor", color="#eaeef2", linewidth=0.4, zorder=0)
-        axes.tick_params(which="both", colors="#57606a", labelsize=8, pad=4)
-        axes.legend(loc="upper left", frameon=False, fontsize=8)
-        canvas.draw()  # type: ignore[no-untyped-call]
-        _label(axes, points)
+    with matplotlib.rc_context(_STYLE):
+        drawn, _ = figure(points, title=title)
         files = {}
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             buffer = BytesIO()
-            figure.savefig(buffer, format=suffix, metadata=metadata)
+            drawn.savefig(buffer, format=suffix, metadata=metadata)
             files[suffix] = buffer.getvalue()
         return files
+
+
+def figure(points: Sequence[Point], *, title: str) -> tuple[Figure, list[Annotation]]:
+    """The figure, laid out, and its labels in the order of the points."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
+    canvas = FigureCanvasAgg(drawn)
+    axes = drawn.subplots()
+    for kind in [kind for kind in _WORDS if any(point.kind == kind for point in points)]:
+        chosen = [point for point in points if point.kind == kind]
+        axes.scatter(
+            [point.bytes for point in chosen],
+            [point.instructions for point in chosen],
+            s=90 if kind == "floor" else 36,
+            marker=_MARKERS[kind],
+            color=_COLORS[kind],
+            label=_WORDS[kind],
+            zorder=3,
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.margins(0.12)
+    axes.set_xlabel("network image, bytes (weights + kernels + activations)")
+    axes.set_ylabel("instructions of one inference")
+    axes.set_title(title, loc="left")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_plain)
+        axis.set_minor_formatter(_plain_minor)
+    axes.grid(True, which="major", color="#d0d7de", linewidth=0.6, zorder=0)
+    axes.grid(True, which="minor", color="#eaeef2", linewidth=0.4, zorder=0)
+    axes.tick_params(which="both", colors="#57606a", labelsize=8, pad=4)
+    axes.legend(loc="upper left", frameon=False, fontsize=8)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return drawn, _label(axes, points)
 
 
 def _plain(value: float, _position: object = None) -> str:
@@ -98,7 +106,7 @@ def _plain_minor(value: float, position: object = None) -> str:
     return _plain(value, position) if round(leading, 6) in (2.0, 5.0) else ""
 
 
-def _label(axes: Axes, points: Sequence[Point]) -> None:
+def _label(axes: Axes, points: Sequence[Point]) -> list[Annotation]:
     """Each label at the first place where it covers no point and no other label; a line leads to far ones."""
     renderer: Any = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
     frame = axes.get_window_extent(renderer)
@@ -106,13 +114,14 @@ def _label(axes: Axes, points: Sequence[Point]) -> None:
     legend = axes.get_legend()
     taken = [legend.get_window_extent(renderer)] if legend is not None else []
     radius = 5 * _DPI / 72
+    labels = []
     for point in points:
         annotation: Annotation | None = None
         for x, y in _PLACES:
             if annotation is not None:
                 annotation.remove()
             annotation = _annotate(axes, point, x, y)
-            box = _text_box(annotation, renderer)
+            box = text_box(annotation, renderer)
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
             free = not any(box.overlaps(other) for other in taken)
             clear = not any(
@@ -122,10 +131,12 @@ def _label(axes: Axes, points: Sequence[Point]) -> None:
             if inside and free and clear:
                 break
         assert annotation is not None
-        taken.append(_text_box(annotation, renderer))
+        labels.append(annotation)
+        taken.append(text_box(annotation, renderer))
+    return labels
 
 
-def _text_box(annotation: Annotation, renderer: Any) -> Any:
+def text_box(annotation: Annotation, renderer: Any) -> Any:
     """Where the words are: an Annotation's own extent has its arrow in it."""
     from matplotlib.text import Text
 

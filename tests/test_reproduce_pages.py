@@ -1,0 +1,210 @@
+"""Papers' pages: the figures that are counted, the claims, the plot's labels, and figures kept from other machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import reproduce
+from harness.errors import InputError
+from harness.models import resolve
+from harness.progress import Silent
+from harness.reproduce import deep_compression, document, efficient_deployment, experiment, measured, plot
+from harness.reproduce.experiment import Accuracy, Case, Figures, Options
+from harness.reproduce.measured import Measured
+
+PROVENANCE = {"version": "v7.0.0", "commit": "22080c6", "requantization": "single", "date": "2026-01-01"}
+
+
+def figures(case: Case, instructions: int, sizes: tuple[int, int, int], board: str = "mps2-an386") -> Figures:
+    return Figures(case.label, board, "qemu", instructions, *sizes, 300, sum(sizes) + 9_000, "-O2", "gcc 12", "7.2")
+
+
+def a_run(*, library: Measured | None = None) -> deep_compression.Run:
+    """A run with round numbers: Unlu 250,000 B and 16 M, paper A 20,000 B and 8 M, int8 50,000 B and 400 k."""
+    measured_here = (
+        figures(deep_compression.UNLU, 16_000_000, (240_000, 2_000, 8_000)),
+        figures(deep_compression.UNLU_O3, 8_000_000, (240_000, 2_000, 8_000)),
+        figures(deep_compression.PLAIN, 1_600_000, (240_000, 2_000, 8_000)),
+        figures(deep_compression.PAPER_A, 8_000_000, (16_000, 2_000, 2_000)),
+        figures(deep_compression.PAPER_A_O3, 4_000_000, (16_000, 2_000, 2_000)),
+        figures(deep_compression.FP32, 800_000, (240_000, 2_000, 8_000)),
+        figures(deep_compression.INT8, 400_000, (44_000, 3_000, 3_000)),
+    )
+    kept = library.figures if library is not None else ()
+    accuracy = (Accuracy("fp32", 0.995, 0.995, 1_000, "mnist"), Accuracy("int8", 0.994, 0.995, 1_000, "mnist"))
+    return deep_compression.Run((*measured_here, *kept), accuracy, library)
+
+
+def library(origin: str) -> Measured:
+    entry = figures(deep_compression.CMSIS_NN[0], 2_000_000, (64_000, 10_000, 6_000))
+    return Measured((dataclasses.replace(entry, origin=origin),), None, PROVENANCE)
+
+
+# ---- arXiv 2103.15972
+
+
+def test_a_ratio_says_its_denominator_and_a_published_figure_that_it_is_published() -> None:
+    page = deep_compression.describe(a_run(), ["mps2-an386"])
+    claims = {claim.quantity: claim for claim in page.claims}
+    memory = claims["memory footprint, the paper's method"]
+    assert memory.published == "12.45x smaller (published, abstract)"
+    assert memory.ours.startswith("12.50x smaller") and "250,000 B" in memory.denominator
+    assert claims["inference, the paper's method, -O2"].ours.startswith("2.00x fewer instructions")
+    # 283,296 / (16,000 + 2,000): neither side counts code.
+    assert claims["the same, against Unlu's naive total"].ours.startswith("15.74x smaller")
+    assert claims["inference, variant int8 (ours, another method)"].ours.startswith("40.00x fewer")
+    assert all("published" in claim.published and claim.denominator and claim.reason for claim in page.claims)
+
+
+def test_ratios_are_given_against_every_baseline_that_was_measured() -> None:
+    data = deep_compression.describe(a_run(library=library("")), ["mps2-an386"]).data
+    assert data["ratios"]["mps2-an386"]["int8"] == {
+        "unlu -O2": {"smaller": 5.0, "fewer": 40.0},
+        "unlu -O3": {"smaller": 5.0, "fewer": 20.0},
+        "plain fp32 -O3": {"smaller": 5.0, "fewer": 4.0},
+        "paper A -O2": {"smaller": 0.4, "fewer": 20.0},
+        "CMSIS-NN s8 -O2": {"smaller": 1.6, "fewer": 5.0},
+    }
+    assert "CMSIS-NN s8 -O2" not in deep_compression.describe(a_run(), ["mps2-an386"]).data["ratios"]["mps2-an386"]
+
+
+def test_kept_figures_are_marked_and_not_written_again() -> None:
+    fresh = deep_compression.describe(a_run(library=library("")), ["mps2-an386"])
+    kept = deep_compression.describe(a_run(library=library("CMSIS-NN v7.0.0, measured 2026-01-01")), ["mps2-an386"])
+    assert measured.name("lenet5") in fresh.files and measured.name("lenet5") not in kept.files
+    assert "CMSIS-NN s8 -O2 (kept)" in document.markdown(kept)
+    assert "(kept)" not in document.markdown(fresh)
+    assert "the library was not at hand" in document.markdown(kept)
+
+
+def test_a_page_is_written_with_its_plots(tmp_path: Path) -> None:
+    page = deep_compression.describe(a_run(), ["mps2-an386"])
+    written = page.write(tmp_path / "reproduce")
+    assert {path.name for path in written} == {"2103.15972.md", "2103.15972.png", "2103.15972.svg"}
+    text = (tmp_path / "reproduce" / "2103.15972.md").read_text()
+    assert "](2103.15972.png)" in text and "| int8 |" in text
+    assert json.loads(json.dumps(page.to_json()))["claims"][0]["ours"].startswith("12.50x")
+
+
+def test_a_variant_that_this_version_has_not_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deep_compression.pipeline, "VARIANTS", ("int8", "fp32"))
+    assert [case.label for case in deep_compression.ours()] == ["fp32", "int8"]
+    monkeypatch.setattr(deep_compression.pipeline, "VARIANTS", ("int8", "fp32", "deep"))
+    assert "deep" in [case.variant for case in deep_compression.ours()]
+
+
+# ---- arXiv 2007.01348
+
+
+def test_activations_are_counted_as_unlu_counts_them() -> None:
+    """36,472 B, and 11,256 B with the pooling fused: the paper's own figures, from our graph."""
+    graph, _ = resolve.float_graph(resolve.source("lenet5", None), (32, 32, 1))
+    counted = efficient_deployment.activations(graph, 4)
+    assert counted.naive == efficient_deployment.PUBLISHED_NAIVE
+    assert counted.fused == efficient_deployment.PUBLISHED_FUSED
+
+
+def test_unlu_page_says_what_was_not_run() -> None:
+    run = efficient_deployment.Run(
+        board="mps2-an386",
+        figures=(figures(efficient_deployment.UNLU, 15_000_000, (246_824, 1_700, 8_800)),),
+        accuracy=Accuracy("LeNet-5 unlu -O2", 0.995, 0.995, 10_000, "mnist"),
+        lenet5=efficient_deployment.Activations(36_472, 11_256),
+        cifar=None,
+        library=None,
+        missing="there is no cifar10",
+    )
+    page = efficient_deployment.describe(run)
+    claims = {claim.quantity: claim for claim in page.claims}
+    assert claims["LeNet-5 activations, fused and ping-pong"].reason == "None: the same number."
+    assert not any("CIFAR" in quantity for quantity in claims)
+    assert "The CIFAR network was not run: there is no cifar10." in document.markdown(page)
+
+
+# ---- the plot
+
+
+def test_labels_cover_neither_each_other_nor_a_point() -> None:
+    """Twelve points, most of them close together."""
+    points = [
+        plot.Point(f"case number {i}", 10_000 * 1.05**i, 2_000_000 * 1.1 ** (i % 4), "baseline") for i in range(9)
+    ]
+    points += [plot.Point("far", 250_000, 15e6, "ours"), plot.Point("floor", 6_600, 91_000, "floor")]
+    figure, labels = plot.figure(points, title="t")
+    renderer = figure.canvas.get_renderer()
+    boxes = [plot.text_box(label, renderer) for label in labels]
+    assert len(boxes) == len(points)
+    for index, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[index + 1 :]), labels[index].get_text()
+        pixels = figure.axes[0].transData.transform([(point.bytes, point.instructions) for point in points])
+        assert not any(box.contains(x, y) for x, y in pixels), labels[index].get_text()
+
+
+def test_the_same_points_give_the_same_files() -> None:
+    points = [plot.Point("one", 1_000, 2_000, "ours"), plot.Point("two", 9_000, 70_000, "published")]
+    first, second = plot.draw(points, title="t"), plot.draw(points, title="t")
+    assert first == second
+    assert first["png"].startswith(b"\x89PNG") and b"<svg" in first["svg"]
+
+
+# ---- figures kept from other machines
+
+
+def test_measured_figures_are_read_back_with_their_origin(tmp_path: Path) -> None:
+    file = tmp_path / "reproduce" / measured.name("lenet5")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(measured.content(library("")))
+    found = measured.load((tmp_path / "elsewhere", tmp_path), "lenet5")
+    assert found is not None
+    assert found.figures[0].origin == "CMSIS-NN v7.0.0, measured 2026-01-01"
+    assert dataclasses.replace(found.figures[0], origin="") == library("").figures[0]
+    assert measured.load((tmp_path,), "another") is None
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"schema": 2}', '{"schema": 1, "provenance": {}}'])
+def test_damaged_measured_figures_are_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "reproduce" / measured.name("lenet5")
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    with pytest.raises(InputError, match="not a file that this harness wrote"):
+        measured.load((tmp_path,), "lenet5")
+
+
+def test_the_committed_cmsis_nn_figures_cover_every_board() -> None:
+    root = Path(__file__).resolve().parent.parent / "results"
+    kept = measured.load((root,), deep_compression.MODEL)
+    assert kept is not None and len(kept.provenance["commit"]) == 40
+    boards = {entry.board for entry in kept.figures if entry.label == deep_compression.CMSIS_NN[0].label}
+    assert boards == set(deep_compression.BOARDS)
+    for entry in kept.figures:
+        assert entry.instructions > 1_000_000 and entry.weights > 60_000
+
+
+# ---- the command
+
+
+def test_papers_are_the_modules() -> None:
+    assert reproduce.PAPERS == (deep_compression.PAPER, efficient_deployment.PAPER)
+
+
+def test_unknown_names_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown paper"):
+        reproduce.reproduce("2103.15971", Options(), Silent(), print)
+    with pytest.raises(InputError, match="nucleo-f747"):
+        reproduce.reproduce("2103.15972", Options(boards=("mps2-an386", "nucleo-f747")), Silent(), print)
+    environment = {**os.environ, "HARNESS_RESULTS": str(tmp_path / "results"), "NO_COLOR": "1"}
+    command = [sys.executable, "-c", "from harness.cli import main; main()", "reproduce", "2103.15971"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 2 and "did you mean 2103.15972" in ran.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_an_emulator_is_used_even_where_a_board_is_connected() -> None:
+    assert [experiment.engine(board) for board in deep_compression.BOARDS] == ["simulator", "qemu", "qemu"]
