@@ -83,4 +83,4 @@ def to_instructions(ticks: int, board: Board, engine: Engine) -> int:
         return ticks
     qemu = board.engines.qemu
     assert qemu is not None
-    return round(ticks * 1_000_000_000 / (qemu.tick_hz * 2**qemu.icount_shift))
+    return round(ticks * 1_000_000_000 / (qemu.tick_hz * (1 << qemu.icount_shift)))

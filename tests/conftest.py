@@ -1,4 +1,4 @@
-"""Settings of all tests: the datasets beside the checkout, and a cache that outlives one test but not the run's machine."""
+"""Settings of all tests: where the datasets are."""
 
 from __future__ import annotations
 

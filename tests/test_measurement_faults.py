@@ -1,4 +1,4 @@
-"""What can break between an image and its figures: each fault ends in one sentence, exit code 3, nothing left running."""
+"""What can break between an image and its figures: a fault ends in one sentence, exit code 3, nothing left running."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ def test_a_build_by_hand(cache: Path, tmp_path: Path) -> None:
         (tmp_path / "a network" / name).write_text(str(text))
     environment["NETWORK_DIR"] = str(tmp_path / "a network")
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
-    (elf,) = tmp_path.glob("by hand/firmware/.pio/build/*/firmware.elf")
+    (elf,) = tmp_path.glob("by hand/build/platformio/build/*/firmware.elf")
     ours = build(tiny(), AN500, cache_dir=cache)
     assert elf.read_bytes().replace(b"0" * 16, ours.build_id.encode()) == ours.elf.read_bytes()
 
