@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 import harness
-from harness.cli import boards, compare, compress, doctor, export, models, regress, report, reproduce, run, show, train
+from harness.cli import (
+    boards,
+    compare,
+    compress,
+    doctor,
+    export,
+    models,
+    regress,
+    report,
+    reproduce,
+    run,
+    show,
+    sweep,
+    train,
+)
 from harness.cli.terminal import guarded, unwind_on_signals
 
 app = typer.Typer(
@@ -27,6 +41,7 @@ for name, command in (
     ("reproduce", reproduce.command),
     ("regress", regress.command),
     ("show", show.command),
+    ("sweep", sweep.command),
     ("compare", compare.command),
     ("report", report.command),
     ("boards", boards.command),

@@ -1,0 +1,1 @@
+"""Sweeps: plans of independent runs, worked off by processes here or on other machines, resumable at any point."""
