@@ -23,11 +23,12 @@ import harness
 from harness import boards
 from harness.assets import firmware_dir
 from harness.codegen import baselines, names
+from harness.codegen.activations import Use, requests, scratch_name
 from harness.codegen.choose import Prefer, choose
 from harness.codegen.text import array_text, initialiser
 from harness.errors import InputError, unknown_name
 from harness.graph.graph import Graph, Tensor
-from harness.graph.memory import Plan, Request, plan
+from harness.graph.memory import Plan, plan
 from harness.ops.base import Array, Operator, Shape
 from harness.ops.linear import Linear
 from harness.ops.lowering import DEFAULT_STORAGE, Form, Layout, Lowering, Site, Storage, Target
@@ -42,9 +43,6 @@ KERNELS = ("default", "plain")
 
 # What the kernels were measured with. Loops stay loops: otherwise GCC calls memset and memcpy of a C library.
 OPTIMIZE = "-O2 -fno-tree-loop-distribute-patterns"
-
-# Tensors and scratch are read by words, and by pairs of words.
-_ALIGNMENT = 4
 
 _CTYPES = {"uint8": "uint8_t", "int32": "int32_t", "float32": "float"}
 _BYTES = {"uint8": 1, "int32": 4, "float32": 4}
@@ -262,7 +260,7 @@ def _lower(
             layouts[layer.output],
         )
         lowering = form.lower(_in_stored_order(layer, site), site)
-        scratch = f"scratch of layer {index}" if lowering.scratch_bytes else None
+        scratch = scratch_name(index) if lowering.scratch_bytes else None
         placed.append(_Placed(index, layer, symbol, site, lowering, scratch))
     return tuple(placed)
 
@@ -326,31 +324,19 @@ def _in_stored_order(layer: Operator, site: Site) -> Operator:
 
 
 def _plan(graph: Graph, placed: tuple[_Placed, ...]) -> Plan:
-    """One arena for all tensors and scratch. The input may be overwritten once the last layer that reads it is done."""
-    stored = {graph.input: DEFAULT_STORAGE[graph.input_tensor.dtype]}
-    written, read = {graph.input: 0}, {graph.input: 0}
-    slack: dict[str, int] = {}
-    before: dict[str, dict[str, int]] = {}
-    requests = []
-    for entry in placed:
-        stored[entry.layer.output] = entry.site.output
-        source = entry.layer.inputs[0]
-        slack[source] = max(slack.get(source, 0), entry.lowering.overread)
-        slack[entry.layer.output] = entry.lowering.overwrite
-        if entry.lowering.overlap is not None:
-            # Whoever reads the input after this layer keeps it alive, and then its memory is not given away.
-            last = all(source not in other.layer.inputs for other in placed[entry.index + 1 :])
-            before[entry.layer.output] = {source: entry.lowering.overlap} if last else {}
-        written[entry.layer.output] = read[entry.layer.output] = entry.index
-        read |= dict.fromkeys(entry.layer.inputs, entry.index)
-        if entry.scratch:
-            requests.append(Request(entry.scratch, entry.lowering.scratch_bytes, _ALIGNMENT, entry.index, entry.index))
-    read[graph.output.name] = len(placed)
-    for name, storage in stored.items():
-        size = graph.tensors[name].elements * storage.bytes + slack.get(name, 0)
-        size = -(-size // _ALIGNMENT) * _ALIGNMENT
-        requests.append(Request(name, size, _ALIGNMENT, written[name], read[name], before.get(name, {})))
-    return plan(requests)
+    """One arena for all tensors and scratch."""
+    uses = [
+        Use(
+            entry.layer,
+            entry.site.output,
+            entry.lowering.scratch_bytes,
+            entry.lowering.overread,
+            entry.lowering.overwrite,
+            entry.lowering.overlap,
+        )
+        for entry in placed
+    ]
+    return plan(requests(graph, uses))
 
 
 def _record(graph: Graph, entry: _Placed) -> GeneratedLayer:

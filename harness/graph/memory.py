@@ -52,13 +52,15 @@ def live_bytes(requests: Sequence[Request]) -> int:
 
 
 # In which order buffers are placed, each at the lowest offset that is free while it lives. No order is best for every
-# network with branches and scratch; chains are exact by taking turns at both ends (_place with a ceiling).
+# network with branches and scratch; chains are exact by taking turns at both ends (_place with a ceiling). The last order
+# is for outputs that trail their inputs: where those go follows from the output's place.
 _ORDERS: tuple[Callable[[Request], tuple[int, ...]], ...] = (
     lambda r: (-r.bytes, r.first),
     lambda r: (-r.bytes * (r.last - r.first + 1), r.first),
     lambda r: (-(r.last - r.first), -r.bytes),
     lambda r: (r.first, -r.bytes),
     lambda r: (-r.last, -r.bytes),
+    lambda r: (not r.before, -r.first, -r.bytes),
 )
 
 

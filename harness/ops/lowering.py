@@ -79,6 +79,7 @@ class Cost:
     """flash, scratch: bytes of constants, and of memory that only this layer needs; instructions: of one inference.
 
     code: bytes of code that this layer has for itself. shared: bytes of functions that several layers call, by name.
+    overlap: as Lowering has it.
     """
 
     flash: int
@@ -86,6 +87,7 @@ class Cost:
     instructions: int
     code: int = 0
     shared: Mapping[str, int] = field(default_factory=dict)
+    overlap: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

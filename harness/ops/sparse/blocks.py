@@ -112,8 +112,9 @@ class BlocksConv2d(SparseForm[Conv2d]):
         return Cost(
             sum(constant.bytes for constant in constants),
             window_height(layer) * window_pitch(layer, site) if padded else 0,
-            tiles * (sum(lengths) * (7 + 4 * tile) + len(lengths) * (12 + 9 * tile)) + 10 * copied,
+            tiles * (sum(lengths) * (6 + 4 * tile) + len(lengths) * (12 + 9 * tile)) + 10 * copied,
             code=_CONV_CODE + (_WINDOW_CODE if padded else 0),
+            overlap=overlap(layer, site, windowed=padded, buffered=False),
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:

@@ -77,7 +77,7 @@ class BytesLinear(SparseForm[Linear]):
     def cost(self, layer: Linear, site: Site) -> Cost:
         rows, finish = self._rows(layer), finish_of(layer)
         flash = sum(map(len, rows)) + len(rows) + finish.bytes
-        instructions = round(5.6 * sum(map(len, rows))) + 25 * len(rows)
+        instructions = round(5.5 * sum(map(len, rows))) + 26 * len(rows)
         return Cost(flash, 0, instructions, _LAYER_CODE, {self._kernel(finish): _KERNEL_CODE})
 
     def lower(self, layer: Linear, site: Site) -> Lowering:

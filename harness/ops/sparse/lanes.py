@@ -60,6 +60,16 @@ def window_bytes(layer: Conv2d, site: Site) -> int:
     return (layer.weight.shape[1] + 1) * window_pitch(layer, site) + _OVERREAD if windowed(layer, site) else 0
 
 
+def overwrite(layer: Conv2d, site: Site) -> int:
+    """Bytes that are written behind a row of outputs: the second lane of a last, odd column."""
+    return site.output_shape[1] % 2 * (1 if site.output_layout is Layout.HCW else site.output_shape[2])
+
+
+def trailing(layer: Conv2d, site: Site) -> int | None:
+    """How far before its input the output must start (Lowering.overlap)."""
+    return overlap(layer, site, windowed=windowed(layer, site), buffered=True, overwrite=overwrite(layer, site))
+
+
 def window_instructions(layer: Conv2d, site: Site) -> int:
     """About what copying rows into the window and down it takes."""
     rows, pitch = site.output_shape[0], window_pitch(layer, site)
@@ -141,7 +151,6 @@ class LanesForm(SparseForm[Conv2d]):
         )
         inside = windowed(layer, site)
         finish_name = f"lanes_finish_{finish.suffix}"
-        overwrite = columns % 2 * (1 if planar else filters)
         return Lowering(
             form=self.name,
             header=header,
@@ -169,6 +178,6 @@ class LanesForm(SparseForm[Conv2d]):
             },
             sizes={"NN_LANES_SUMS": units(site) * filters, **(sizes or {})},
             overread=0 if inside else _OVERREAD,
-            overwrite=overwrite,
-            overlap=overlap(layer, site, windowed=inside, buffered=True, overwrite=overwrite),
+            overwrite=overwrite(layer, site),
+            overlap=trailing(layer, site),
         )

@@ -19,6 +19,7 @@ from harness.ops.sparse.lanes import (
     WINDOW_CODE,
     LanesForm,
     lane_offsets,
+    trailing,
     units,
     window_bytes,
     window_instructions,
@@ -141,13 +142,14 @@ class LanesCodeConv2d(LanesForm):
     def cost(self, layer: Conv2d, site: Site) -> Cost:
         groups, finish = _groups(layer, site), finish_of(layer)
         rows, _, filters = site.output_shape
-        unit = 4 * sum(len(group) + 9 for group in groups) + 20 * filters + 10
+        unit = 4 * sum(len(group) + 11 for group in groups) + 18 * filters + 8
         return Cost(
             _bytes(groups) + finish.bytes,
             window_bytes(layer, site),
             rows * units(site) * unit + window_instructions(layer, site),
             LAYER_CODE + (WINDOW_CODE if windowed(layer, site) else 0) + _ROW_CODE + _CALL_CODE * len(groups),
             {f"lanes_finish_{finish.suffix}": FINISH_CODE},
+            trailing(layer, site),
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:

@@ -17,6 +17,7 @@ from harness.ops.sparse.lanes import (
     WINDOW_CODE,
     LanesForm,
     lane_offsets,
+    trailing,
     units,
     window_bytes,
     window_instructions,
@@ -48,7 +49,7 @@ class LanesRiceConv2d(LanesForm):
         stream, finish = rice.encode(_in_memory_order(layer, site)), finish_of(layer)
         rows, _, filters = site.output_shape
         steps, nonzeros = rows * units(site), int(np.count_nonzero(layer.weight))
-        multiplied = steps * (14 * nonzeros + 32 * filters) + rows * (28 * nonzeros + 40 * filters)
+        multiplied = steps * (14 * nonzeros + 30 * filters) + rows * (28 * nonzeros + 60 * filters)
         return Cost(
             stream.bytes + finish.bytes,
             window_bytes(layer, site),
@@ -59,6 +60,7 @@ class LanesRiceConv2d(LanesForm):
                 "lanes_rice": _ROW_CODE,
                 f"lanes_finish_{finish.suffix}": FINISH_CODE,
             },
+            trailing(layer, site),
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:

@@ -16,6 +16,7 @@ from harness.ops.sparse.lanes import (
     WINDOW_CODE,
     LanesForm,
     lane_offsets,
+    trailing,
     units,
     window_bytes,
     window_instructions,
@@ -67,13 +68,14 @@ class LanesTableConv2d(LanesForm):
         return Cost(
             2 * entries + finish.bytes,
             window_bytes(layer, site),
-            steps * (14 * entries + 32 * filters) + 32 * rows * filters + window_instructions(layer, site),
+            steps * (14 * entries + 30 * filters) + 30 * rows * filters + window_instructions(layer, site),
             LAYER_CODE + (WINDOW_CODE if windowed(layer, site) else 0),
             {
                 f"nn_lanes_filter_{bits}": FILTER_CODE,
                 f"lanes_table_{bits}": _ROW_CODE,
                 f"lanes_finish_{finish.suffix}": FINISH_CODE,
             },
+            trailing(layer, site),
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:

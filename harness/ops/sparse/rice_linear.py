@@ -36,7 +36,7 @@ class RiceLinear(SparseForm[Linear]):
     def cost(self, layer: Linear, site: Site) -> Cost:
         stream, finish = rice.encode(filters_of(layer)), finish_of(layer)
         flash = stream.bytes + finish.bytes
-        instructions = 22 * int((layer.weight != 0).sum()) + 20 * len(layer.weight)
+        instructions = 21 * len(stream.symbols) + 35 * len(layer.weight)
         return Cost(flash, 0, instructions, _LAYER_CODE, {self._kernel(finish): _KERNEL_CODE})
 
     def lower(self, layer: Linear, site: Site) -> Lowering:

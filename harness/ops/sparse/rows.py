@@ -71,7 +71,7 @@ class RowsLinear(SparseForm[Linear]):
         return Cost(
             sum(constant.bytes for constant in constants),
             0,
-            7 * sum(lengths) + 16 * len(lengths),
+            8 * sum(lengths) + 13 * len(lengths),
             code=_LINEAR_CODE,
         )
 
@@ -112,6 +112,7 @@ class RowsConv2d(SparseForm[Conv2d]):
             window_height(layer) * window_pitch(layer, site) if padded else 0,
             tiles * (sum(lengths) * (5 + 2 * tile) + len(lengths) * (12 + 9 * tile)) + 10 * copied,
             code=_CONV_CODE + (_WINDOW_CODE if padded else 0),
+            overlap=overlap(layer, site, windowed=padded, buffered=False),
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:

@@ -1,0 +1,62 @@
+"""Which buffers a network's activations and scratch need, and when: the requests that the memory plan is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.graph.graph import Graph
+from harness.graph.memory import Request
+from harness.ops.base import Operator
+from harness.ops.lowering import DEFAULT_STORAGE, Storage
+
+# Tensors and scratch are read by words.
+_ALIGNMENT = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """What a layer does to memory: how its output is stored, and what Lowering says of scratch, slack and overlap."""
+
+    layer: Operator
+    output: Storage
+    scratch_bytes: int = 0
+    overread: int = 0
+    overwrite: int = 0
+    overlap: int | None = None
+
+
+def scratch_name(index: int) -> str:
+    """The buffer that holds the scratch of layer `index`."""
+    return f"scratch of layer {index}"
+
+
+def requests(graph: Graph, uses: Sequence[Use]) -> list[Request]:
+    """One request per tensor and per scratch, in steps of layers.
+
+    The input may be overwritten once the last layer that reads it is done; the output stays until the inference ends.
+    """
+    stored = {graph.input: DEFAULT_STORAGE[graph.input_tensor.dtype]}
+    written, read = {graph.input: 0}, {graph.input: 0}
+    slack: dict[str, int] = {}
+    before: dict[str, dict[str, int]] = {}
+    result = []
+    for index, use in enumerate(uses):
+        source, output = use.layer.inputs[0], use.layer.output
+        stored[output] = use.output
+        slack[source] = max(slack.get(source, 0), use.overread)
+        slack[output] = use.overwrite
+        # Whoever reads the input after this layer keeps it alive, and then its memory is not given away.
+        last = all(source not in other.layer.inputs for other in uses[index + 1 :])
+        if use.overlap is not None and last:
+            before[output] = {source: use.overlap}
+        written[output] = read[output] = index
+        read |= dict.fromkeys(use.layer.inputs, index)
+        if use.scratch_bytes:
+            result.append(Request(scratch_name(index), use.scratch_bytes, _ALIGNMENT, index, index))
+    read[graph.output.name] = len(uses)
+    for name, storage in stored.items():
+        size = graph.tensors[name].elements * storage.bytes + slack.get(name, 0)
+        size = -(-size // _ALIGNMENT) * _ALIGNMENT
+        result.append(Request(name, size, _ALIGNMENT, written[name], read[name], before.get(name, {})))
+    return result
