@@ -18,7 +18,7 @@ from harness.graph.graph import Graph
 from harness.graph.memory import plan
 from harness.ops import sparse
 from harness.ops.base import Operator
-from harness.ops.lowering import Cost, Form, Site
+from harness.ops.lowering import Cost, Form, Layout, Site
 
 Prefer = Literal["size", "speed", "balanced"]
 
@@ -30,16 +30,33 @@ _EXPONENTS: dict[Prefer, tuple[int, int]] = {"size": (8, 1), "balanced": (1, 1),
 _EXHAUSTIVE = 20_000
 
 
-# Bytes of code of a dense integer layer, which its own estimate leaves out; measured with GCC 12.2 for Cortex-M4.
-_DENSE_CODE = 400
+# Bytes of code that every network has: its functions for inference, input, output, scores and classes.
+_NETWORK_CODE = 250
 
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A form that fits its layer, and what it costs."""
+    """A form that fits its layer, and what it costs.
+
+    planar_cost: where its input is hcw, None for forms that do not read that. writes_planar: whether it can write that.
+    """
 
     form: Form[Any]
     cost: Cost
+    planar_cost: Cost | None
+    writes_planar: bool
+
+    def beats(self, other: _Candidate) -> bool:
+        """Whether no network is better off with `other`, even if nobody shares this one's functions."""
+        mine, its = self.cost, other.cost
+        return (
+            mine.flash + mine.code + sum(mine.shared.values()) < its.flash + its.code
+            and mine.instructions <= its.instructions
+            and mine.scratch <= its.scratch
+            and mine.overlap == its.overlap
+            and self.planar_cost is None
+            and other.planar_cost is None
+        )
 
 
 @dataclass(frozen=True)
@@ -104,21 +121,21 @@ def _candidates(layer: Operator, site: Site) -> list[_Candidate]:
         key=lambda candidate: candidate.cost.instructions,
     )
     others = [_candidate(form, layer, site) for form in sparse.forms(layer) if form.applicable(layer, site)]
-    return [
-        dense,
-        *(
-            other
-            for other in others
-            if other.cost.flash < dense.cost.flash or other.cost.instructions < dense.cost.instructions
-        ),
+    gaining = [
+        other
+        for other in others
+        if other.cost.flash < dense.cost.flash or other.cost.instructions < dense.cost.instructions
     ]
+    found = [dense, *gaining]
+    return [one for one in found if not any(other.beats(one) for other in found)]
 
 
 def _candidate(form: Form[Any], layer: Operator, site: Site) -> _Candidate:
     cost = form.cost(layer, site)
-    if form.name in {dense.name for dense in layer.forms}:
-        cost = replace(cost, code=cost.code + _DENSE_CODE)
-    return _Candidate(form, cost)
+    planar = None
+    if form.reads_layout(layer, site) is Layout.HCW:
+        planar = form.cost(layer, replace(site, input_layout=Layout.HCW))
+    return _Candidate(form, cost, planar, Layout.HCW in form.writes_layouts(layer, site))
 
 
 class _Network:
@@ -127,22 +144,34 @@ class _Network:
     def __init__(self, graph: Graph, sites: Sequence[Site]) -> None:
         self._graph, self._sites = graph, sites
         self._activations: dict[tuple[tuple[int, int | None], ...], int] = {}
+        # The layer that alone reads what a layer writes: only then may that be hcw.
+        readers = [
+            [i for i, other in enumerate(graph.layers) if layer.output in other.inputs] for layer in graph.layers
+        ]
+        self._writers = {found[0]: index for index, found in enumerate(readers) if len(found) == 1}
 
     def total(self, combination: Sequence[_Candidate]) -> _Total:
         """One candidate per layer, in order."""
+        costs = [self._cost(combination, index) for index in range(len(combination))]
         shared: dict[str, int] = {}
-        for candidate in combination:
-            shared.update(candidate.cost.shared)
+        for cost in costs:
+            shared.update(cost.shared)
+        code = _NETWORK_CODE + sum(shared.values()) + sum(cost.code for cost in costs)
         return _Total(
-            bytes=sum(shared.values())
-            + sum(candidate.cost.flash + candidate.cost.code for candidate in combination)
-            + self._arena(combination),
-            instructions=sum(candidate.cost.instructions for candidate in combination),
+            bytes=sum(cost.flash for cost in costs) + code + self._arena(costs),
+            instructions=sum(cost.instructions for cost in costs),
         )
 
-    def _arena(self, combination: Sequence[_Candidate]) -> int:
+    def _cost(self, combination: Sequence[_Candidate], index: int) -> Cost:
+        """What a layer costs behind the one that the combination has before it."""
+        candidate, writer = combination[index], self._writers.get(index)
+        if candidate.planar_cost is not None and writer is not None and combination[writer].writes_planar:
+            return candidate.planar_cost
+        return candidate.cost
+
+    def _arena(self, costs: Sequence[Cost]) -> int:
         """Bytes of all activations, with the default storages."""
-        key = tuple((candidate.cost.scratch, candidate.cost.overlap) for candidate in combination)
+        key = tuple((cost.scratch, cost.overlap) for cost in costs)
         if key not in self._activations:
             uses = [
                 Use(layer, site.output, scratch, overlap=overlap)

@@ -25,7 +25,7 @@ from harness.ops.sparse.lanes import (
 )
 
 # Bytes of the function that computes a row.
-_ROW_CODE = 200
+_ROW_CODE = 310
 
 # The most entries of a filter: they are on the stack; the bits of an offset in an entry.
 _ENTRIES, _OFFSET_BITS = 128, 11

@@ -15,6 +15,9 @@ from harness.ops.lowering import Constant
 # Bits of a word that are left at any bit of its first byte.
 _SYMBOL_BITS = 25
 
+# The largest k that is tried: a symbol needs bits for its quotient, too.
+_LARGEST_K = 12
+
 # NN_RICE_CODES: the codes' longest length, in bits; weights must fit the upper four bits of a byte.
 _CODE_BITS = 4
 _LOWEST, _HIGHEST = -8, 7
@@ -55,8 +58,10 @@ def refuse_weights(filters: Array) -> str | None:
 
 
 def encode(filters: Array) -> Stream:
-    """(O, N) weights -> the smallest stream that any k yields."""
-    return min((_encode(filters, k) for k in range(9)), key=lambda stream: stream.bytes)
+    """(O, N) weights -> the smallest stream of those k that are near the best for evenly spread weights."""
+    mean = filters.size / max(int(np.count_nonzero(filters)), 1)
+    near = min(max(round(np.log2(mean)) - 1, 1), _LARGEST_K - 1)
+    return min((_encode(filters, k) for k in range(near - 1, near + 2)), key=lambda stream: stream.bytes)
 
 
 def code_lengths(counts: Mapping[int, int], longest: int) -> dict[int, int]:
