@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 # The words that people use for several of a thing.
 PLURALS = {"models": "model", "boards": "board", "variants": "variant", "engines": "engine", "seeds": "seed"}
 
+# Parts of this package that see no figure before it is recorded.
+_BYSTANDERS = ("cli", "report", "reproduce", "results", "sweep", "__pycache__")
+
 # More runs than this are a slip of the keyboard.
 MOST_RUNS = 100_000
 
@@ -220,14 +223,14 @@ def _tools() -> list[str]:
     digest = hashlib.sha256()
     package = Path(__file__).resolve().parent.parent
     for folder, pattern in (
-        (package, "**/*.py"),
+        (package, "**/*.py"),  # without _BYSTANDERS
         (package, "**/*.j2"),
         (package, "models/weights/*"),
         (firmware_dir(), "**/*"),
         (boards_dir(), "*.json"),
     ):
         for path in sorted(folder.glob(pattern)):
-            if path.is_file():
+            if path.is_file() and path.relative_to(folder).parts[0] not in _BYSTANDERS:
                 digest.update(f"{path.relative_to(folder)}\0{file_sha256(path)}\n".encode())
     found = compiler.find_arm()
     packages = [f"{name} {version}" for name, version in sorted(fingerprint.packages().items())]

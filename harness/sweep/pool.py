@@ -11,6 +11,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -93,21 +94,44 @@ def run(jobs: Sequence[Job], *, processes: int, root: Path, listener: Listener) 
     queue = _Queue(deque(jobs))
     count = min(processes, len(jobs))
     slots: list[_Slot] = []
-    with _threads_for(count):
+    with _threads_for(count), _interrupts() as interrupted:
         try:
             slots += [_started(number, root) for number in range(count)]
             for slot in slots:
                 _next(slot, queue, listener)
             while queue.waiting or any(slot.job for slot in slots):
-                _turn(slots, queue, root, listener)
+                _turn(slots, queue, root, listener, interrupted)
         finally:
             _end(slots)
 
 
-def _turn(slots: list[_Slot], queue: _Queue, root: Path, listener: Listener) -> None:
-    """Waits for the workers to tell something, and deals with it."""
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Connection]:
+    """Ctrl-C as something that is waited for: it neither cuts a printed line in two nor an answer that is being read.
+
+    A second one while the workers are ended changes nothing. Other threads than the main one cannot be interrupted.
+    """
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    try:
+        if threading.current_thread() is not threading.main_thread():
+            yield ours
+            return
+        before = signal.signal(signal.SIGINT, lambda number, frame: theirs.send(number))
+        try:
+            yield ours
+        finally:
+            signal.signal(signal.SIGINT, before)
+    finally:
+        ours.close()
+        theirs.close()
+
+
+def _turn(slots: list[_Slot], queue: _Queue, root: Path, listener: Listener, interrupted: Connection) -> None:
+    """Waits for the workers to tell something, and deals with it. KeyboardInterrupt at Ctrl-C."""
     active = {slot.pipe: slot for slot in slots if slot.job is not None}
-    ready = multiprocessing.connection.wait(list(active))
+    ready = multiprocessing.connection.wait([interrupted, *active])
+    if interrupted in ready:
+        raise KeyboardInterrupt
     for pipe in ready:
         assert isinstance(pipe, Connection)
         slot = active[pipe]
