@@ -7,15 +7,18 @@ import hashlib
 import re
 import statistics
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import numpy as np
 
 from harness import boards, engines, fingerprint
+from harness import data as datasets
 from harness.boards import Board
 from harness.codegen import baselines
+from harness.codegen.choose import Prefer
 from harness.codegen.generate import Generated, generate, logical_bytes, parse_output, serialize_input
 from harness.data.base import Dataset
 from harness.engines import Choice
@@ -31,8 +34,13 @@ from harness.results import record
 from harness.results.record import Result
 from harness.toolchain.platformio import Firmware
 
-VARIANTS = ("int8", "fp32", "paper-a")
+VARIANTS = ("int8", "fp32", "deep", "paper-a")
 KERNELS = ("default", "plain", *baselines.names())
+
+PREFERENCES: tuple[str, ...] = get_args(Prefer)
+
+# Percentage points that variant deep may lose on validation data, unless asked otherwise.
+ACCURACY_BUDGET = 0.3
 
 # Images that calibrate the activations' scales; from the validation split, never from the test split.
 CALIBRATION_IMAGES = 512
@@ -42,6 +50,7 @@ CALIBRATION_IMAGES = 512
 class RunSpec:
     """What to run. samples: test images sent to the board; repeat: timed inferences; seed: which test images.
 
+    accuracy_budget, sparsity, prefer, forms: of variant deep, see Compression; forms: "layer=form", against `prefer`.
     optimize: -O0 to -O3, -Os or -Ofast instead of the level that the kernels were measured with; -f flags may follow.
     probe: a debug probe's unique id. serial: pyserial device or URL; both for hardware, found by themselves otherwise.
     """
@@ -55,11 +64,20 @@ class RunSpec:
     samples: int = 20
     repeat: int = 5
     seed: int = 0
+    accuracy_budget: float = ACCURACY_BUDGET
+    sparsity: float | None = None
+    prefer: str = "balanced"
+    forms: tuple[str, ...] = ()
     weights: Path | None = None
     data: Path | None = None
     probe: str | None = None
     serial: str | None = None
     toolchain: str = "auto"
+
+    @property
+    def compression(self) -> Compression:
+        """How the network becomes small."""
+        return Compression(self.variant, self.accuracy_budget, self.sparsity, self.prefer, self.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +111,35 @@ class Outcome:
     verdict: GateError | None = None
 
 
+@dataclass(frozen=True)
+class Compression:
+    """How a network becomes small. All but the variant is for `deep`.
+
+    accuracy_budget: percentage points that may be lost on validation data. sparsity: prunes this share of every layer
+    instead of searching. prefer: size, speed or balanced. seed: of the search.
+    """
+
+    variant: str = "int8"
+    accuracy_budget: float = ACCURACY_BUDGET
+    sparsity: float | None = None
+    prefer: str = "balanced"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise unknown_name("variant", self.variant, VARIANTS)
+        if self.prefer not in PREFERENCES:
+            raise unknown_name("preference", self.prefer, PREFERENCES)
+
+    @property
+    def as_shipped(self) -> bool:
+        """Whether these are the options that the catalogue's integers were made with."""
+        return self.variant != "deep" or self == Compression("deep", prefer=self.prefer)
+
+
 def prepare(
     model: str,
-    variant: str,
+    compression: Compression,
     *,
     weights: Path | None = None,
     data: Path | None = None,
@@ -108,8 +152,6 @@ def prepare(
     compresses again instead.
     """
     reporter = reporter or Silent()
-    if variant not in VARIANTS:
-        raise unknown_name("variant", variant, VARIANTS)
     source = resolve.source(model, weights)
     dataset = resolve.dataset(source, data, reporter)
     if source.entry is not None and dataset.input_shape != source.entry.input_shape:
@@ -122,29 +164,69 @@ def prepare(
         raise InputError(
             f"{source.name} has {float_graph.output.shape[-1]} outputs, but the data has {dataset.classes} classes"
         )
-    if variant == "fp32":
-        return Prepared(float_graph, float_graph, dataset, weights_sha256)
-    shipped = artefact(source, variant, weights_sha256) if data is None and not afresh else None
-    if shipped is not None:
-        return Prepared(shipped, float_graph, dataset, weights_sha256)
-    if variant == "paper-a":
-        from harness.reproduce import paper_a
-
-        compressed = paper_a.compress(float_graph, dataset, reporter=reporter)
-        return Prepared(compressed.graph, float_graph, dataset, weights_sha256)
-    from harness.compress.quantize import quantize
-
-    with reporter.stage(f"quantising {source.name}") as advance:
-        images = dataset.network_input(dataset.validation.x[:CALIBRATION_IMAGES])
-        graph = quantize(float_graph, images, dataset.input_scale, dataset.input_zero_point or 0, progress=advance)
+    # A dataset of the catalogue may be named; the integers belong to the weights, not to what they are measured on.
+    own_data = data is not None and str(data) not in datasets.names()
+    graph = None
+    if compression.as_shipped and not (own_data or afresh):
+        graph = artefact(source, compression.variant, weights_sha256)
+    if graph is None:
+        graph = _compressed(float_graph, dataset, compression, reporter)
     return Prepared(graph, float_graph, dataset, weights_sha256)
 
 
+def _compressed(float_graph: Graph, dataset: Dataset, compression: Compression, reporter: Reporter) -> Graph:
+    if compression.variant == "fp32":
+        return float_graph
+    if compression.variant == "paper-a":
+        from harness.reproduce import paper_a
+
+        return paper_a.compress(float_graph, dataset, reporter=reporter).graph
+    if compression.variant == "deep":
+        return _searched(float_graph, dataset, compression, reporter)
+    from harness.compress.quantize import quantize
+
+    with reporter.stage(f"quantising {float_graph.name}") as advance:
+        images = dataset.network_input(dataset.validation.x[:CALIBRATION_IMAGES])
+        return quantize(float_graph, images, dataset.input_scale, dataset.input_zero_point or 0, progress=advance)
+
+
+def _searched(float_graph: Graph, dataset: Dataset, compression: Compression, reporter: Reporter) -> Graph:
+    from harness.compress.deep import search
+
+    reporter.say(
+        f"deep: searching sparsity and levels of {float_graph.name} on {dataset.name}'s validation split; "
+        "minutes, and an interrupted search goes on where it stopped"
+    )
+    with reporter.stage(f"compressing {float_graph.name}") as advance:
+        report = search.compress(
+            float_graph,
+            dataset,
+            accuracy_budget=compression.accuracy_budget,
+            sparsity=compression.sparsity,
+            seed=compression.seed,
+            prefer=cast("Prefer", compression.prefer),
+            cache_dir=cache_dir(),
+            progress=lambda fraction, text: advance(fraction),
+        )
+    return report.graph
+
+
+def parse_forms(forms: Sequence[str]) -> dict[str, str]:
+    """("conv1=lanes-code", ...) as {"conv1": "lanes-code"}."""
+    parsed = {}
+    for text in forms:
+        layer, _, form = text.partition("=")
+        if not layer or not form:
+            raise InputError(f"--form {text} is not LAYER=FORM", hint="--form conv1=dense, for instance")
+        parsed[layer] = form
+    return parsed
+
+
 def compress(
-    model: str, variant: str, *, weights: Path | None, data: Path | None, reporter: Reporter
+    model: str, compression: Compression, *, weights: Path | None, data: Path | None, reporter: Reporter
 ) -> tuple[Prepared, float, float]:
     """Compresses afresh; returns the network and the test accuracy of its integers and of the float network."""
-    prepared = prepare(model, variant, weights=weights, data=data, afresh=True, reporter=reporter)
+    prepared = prepare(model, compression, weights=weights, data=data, afresh=True, reporter=reporter)
     test = prepared.dataset.test
     with reporter.stage("test accuracy"):
         integers = prepared.graph.infer(_quantize_input(prepared.graph, prepared.dataset, test.x)).argmax(axis=1)
@@ -173,11 +255,18 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
     board = boards.load(spec.board)
     choice = engines.choose(board, spec.engine, spec.probe)
     reporter.say(f"engine: {choice.engine} - {choice.reason}")
-    prepared = prepare(spec.model, spec.variant, weights=spec.weights, data=spec.data, reporter=reporter)
+    prepared = prepare(spec.model, spec.compression, weights=spec.weights, data=spec.data, reporter=reporter)
     dataset = prepared.dataset
     images = _quantize_input(prepared.graph, dataset, dataset.validation.x[:CALIBRATION_IMAGES])
     graph = baselines.adapt(prepared.graph, spec.kernels, images)
-    generated = generate(graph, variant=spec.variant, core=board.core, kernels=spec.kernels)
+    generated = generate(
+        graph,
+        variant=spec.variant,
+        core=board.core,
+        kernels=spec.kernels,
+        prefer=cast("Prefer", spec.prefer),
+        forms=parse_forms(spec.forms),
+    )
     if spec.optimize is not None:
         generated = dataclasses.replace(generated, optimize=_optimize(generated.optimize, spec.optimize))
     chosen = _sample(dataset, spec)
@@ -420,6 +509,7 @@ def _layers(
         record.Layer(
             name=layer.name,
             op=layer.op,
+            form=layer.form,
             shape=layer.shape,
             macs=layer.macs,
             ticks=measured.layer_times[index] if measured else None,
@@ -471,5 +561,5 @@ def _fingerprint(
         packages=fingerprint.packages(),
         weights_sha256=prepared.weights_sha256,
         dataset_sha256=prepared.dataset.sha256,
-        seeds={"samples": spec.seed},
+        seeds={"run": spec.seed},
     )

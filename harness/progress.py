@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 Advance = Callable[[float], None]
@@ -15,14 +15,8 @@ class Reporter(Protocol):
     def say(self, text: str) -> None:
         """One line that stays: a choice that was made and why, a warning."""
 
-    def stage(self, title: str) -> _Stage:
+    def stage(self, title: str) -> AbstractContextManager[Advance]:
         """A stage begins; the value of the `with` is called with the fraction done (0..1), where that is known."""
-
-
-class _Stage(Protocol):
-    def __enter__(self) -> Advance: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class Silent:
@@ -35,5 +29,5 @@ class Silent:
     def _stage(self) -> Iterator[Advance]:
         yield lambda fraction: None
 
-    def stage(self, title: str) -> _Stage:
+    def stage(self, title: str) -> AbstractContextManager[Advance]:
         return self._stage()

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import DataOption, JsonOption, ModelArgument, QuietOption, VariantOption, WeightsOption
+from harness.cli.options import (
+    BudgetOption,
+    DataOption,
+    JsonOption,
+    ModelArgument,
+    PreferOption,
+    QuietOption,
+    SparsityOption,
+    VariantOption,
+    WeightsOption,
+)
 from harness.cli.terminal import out, print_json, reporter
 from harness.errors import InputError
 
@@ -18,6 +28,10 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file; default ./MODEL-VARIANT.safetensors.")
     ] = None,
+    accuracy_budget: BudgetOption = 0.3,
+    sparsity: SparsityOption = None,
+    prefer: PreferOption = "balanced",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of variant deep's search.")] = 0,
     weights: WeightsOption = None,
     data: DataOption = None,
     json: JsonOption = False,
@@ -25,15 +39,17 @@ def command(
 ) -> None:
     """Compress a network on validation data, report its test accuracy, and write the integers as safetensors."""
     from harness.graph import graph as graph_file
-    from harness.pipeline import compress
+    from harness.pipeline import Compression, compress
 
     if variant == "fp32":
         raise InputError("variant fp32 is the network itself: there is nothing to compress")
+    compression = Compression(variant, accuracy_budget, sparsity, prefer, seed)
     tell = reporter(quiet=quiet or json)
-    prepared, accuracy, fp32 = compress(model, variant, weights=weights, data=data, reporter=tell)
+    prepared, accuracy, fp32 = compress(model, compression, weights=weights, data=data, reporter=tell)
     path = output or Path(f"{prepared.graph.name}-{variant}.safetensors")
     metadata = {
         "variant": variant,
+        "seed": str(seed),
         "weights_sha256": prepared.weights_sha256,
         "dataset": prepared.dataset.name,
         "test_accuracy": f"{accuracy:.4f}",

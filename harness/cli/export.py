@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from harness.cli.options import (
     DataOption,
+    FormOption,
     JsonOption,
     ModelArgument,
+    PreferOption,
     QuietOption,
     VariantOption,
     WeightsOption,
     complete_boards,
 )
 from harness.cli.terminal import out, print_json, reporter
+
+if TYPE_CHECKING:
+    from harness.codegen.choose import Prefer
 
 
 def command(
@@ -26,6 +31,8 @@ def command(
     board: Annotated[
         str, typer.Option("--board", "-b", help="Board whose core the C is made for.", autocompletion=complete_boards)
     ] = "nucleo-f746",
+    prefer: PreferOption = "balanced",
+    form: FormOption = None,
     weights: WeightsOption = None,
     data: DataOption = None,
     json: JsonOption = False,
@@ -34,11 +41,19 @@ def command(
     """Write network.c, network.h, the kernels it needs and a README on how to call it."""
     from harness import boards
     from harness.codegen.generate import export
-    from harness.pipeline import prepare
+    from harness.pipeline import Compression, parse_forms, prepare
 
     core = boards.load(board).core
-    prepared = prepare(model, variant, weights=weights, data=data, reporter=reporter(quiet=quiet or json))
-    files = export(prepared.graph, variant=variant, core=core, directory=output)
+    compression = Compression(variant, prefer=prefer)
+    prepared = prepare(model, compression, weights=weights, data=data, reporter=reporter(quiet=quiet or json))
+    files = export(
+        prepared.graph,
+        variant=variant,
+        core=core,
+        directory=output,
+        prefer=cast("Prefer", prefer),
+        forms=parse_forms(form or ()),
+    )
     if json:
         print_json({"directory": str(output), "files": [path.name for path in files]})
         return

@@ -32,7 +32,23 @@ ModelArgument = Annotated[
 BoardOption = Annotated[
     str, typer.Option("--board", "-b", help="Board name (harness boards).", autocompletion=complete_boards)
 ]
-VariantOption = Annotated[str, typer.Option("--variant", help="How the network is compressed: int8 or fp32.")]
+VariantOption = Annotated[
+    str,
+    typer.Option("--variant", help="How the network is compressed: int8, deep (pruned, few levels, sparse), or fp32."),
+]
+BudgetOption = Annotated[
+    float,
+    typer.Option("--accuracy-budget", help="Variant deep: percentage points that may be lost on validation data."),
+]
+SparsityOption = Annotated[
+    float | None, typer.Option("--sparsity", help="Variant deep: prune this share of every layer instead of searching.")
+]
+PreferOption = Annotated[
+    str, typer.Option("--prefer", help="Where layers can be stored in several forms: size, speed or balanced.")
+]
+FormOption = Annotated[
+    list[str] | None, typer.Option("--form", help="LAYER=FORM: one layer's form, against --prefer; may be repeated.")
+]
 WeightsOption = Annotated[
     Path | None, typer.Option("--weights", help="Weights as safetensors (or a torch state_dict, loaded safely).")
 ]

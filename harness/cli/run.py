@@ -8,11 +8,15 @@ import typer
 
 from harness.cli.options import (
     BoardOption,
+    BudgetOption,
     DataOption,
+    FormOption,
     JsonOption,
     ModelArgument,
+    PreferOption,
     QuietOption,
     ResultsOption,
+    SparsityOption,
     VariantOption,
     WeightsOption,
 )
@@ -36,7 +40,13 @@ def command(
     ] = None,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Test samples to infer.")] = 20,
     repeat: Annotated[int, typer.Option("--repeat", "-r", min=1, help="Timed inferences.")] = 5,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed that chooses the samples.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Chooses the samples; of variant deep, also the seed of its search.")
+    ] = 0,
+    accuracy_budget: BudgetOption = 0.3,
+    sparsity: SparsityOption = None,
+    prefer: PreferOption = "balanced",
+    form: FormOption = None,
     weights: WeightsOption = None,
     data: DataOption = None,
     probe: Annotated[str | None, typer.Option("--probe", help="Unique id of the debug probe (harness doctor).")] = None,
@@ -66,6 +76,10 @@ def command(
         samples=samples,
         repeat=repeat,
         seed=seed,
+        accuracy_budget=accuracy_budget,
+        sparsity=sparsity,
+        prefer=prefer,
+        forms=tuple(form or ()),
         weights=weights,
         data=data,
         probe=probe,

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec, TextIO
 
@@ -47,7 +47,7 @@ class Terminal:
             task = progress.add_task(title, total=None)
             yield lambda fraction: progress.update(task, total=1.0, completed=min(max(fraction, 0.0), 1.0))
 
-    def stage(self, title: str) -> Any:
+    def stage(self, title: str) -> AbstractContextManager[Advance]:
         return self._stage(title)
 
 

@@ -80,7 +80,8 @@ def _layers(record: Result) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 1), title_justify="left")
     unit = {"instructions": "instr."}.get(record.latency.unit, record.latency.unit)
     timed = any(layer.ticks is not None for layer in record.layers)
-    for column in ("layer", "operator", "output"):
+    formed = any(layer.form not in (None, "default") for layer in record.layers)
+    for column in ("layer", "operator", *(("form",) if formed else ()), "output"):
         table.add_column(column, no_wrap=True)
     for column in ("MAC", *((unit, "/MAC") if timed else ()), "weights B", "buffers B"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -92,6 +93,7 @@ def _layers(record: Result) -> Table:
         table.add_row(
             layer.name,
             _short(layer.op),
+            *((layer.form or "-",) if formed else ()),
             "x".join(map(str, layer.shape)),
             f"{layer.macs:,}",
             *times,
