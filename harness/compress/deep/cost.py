@@ -18,6 +18,10 @@ from harness.ops.linear import Linear
 
 Prefer = Literal["size", "speed", "balanced"]
 
+_LANE_LEVELS = 7
+# Inputs of one output.
+_WIDE = 128
+
 # How many instructions of one inference weigh as much as one byte of flash.
 _INSTRUCTIONS_PER_BYTE: dict[str, float] = {"size": 1000.0, "balanced": 60.0, "speed": 12.0}
 
@@ -53,6 +57,9 @@ class CostModel(Protocol):
     def needs_lanes(self, layer: Conv2d | Linear) -> bool:
         """Whether the cheapest form sums this layer in 16-bit lanes, so that `lane_limit` binds each filter."""
 
+    def levels(self, layer: Conv2d | Linear) -> int:
+        """The fewest levels that are worth having: weights are -levels..levels. Asked only where `prunable`."""
+
     def estimate(self, layer: Conv2d | Linear, positions: int) -> LayerCost:
         """The cost of an integer layer that is applied at `positions` places of its input."""
 
@@ -66,7 +73,6 @@ class StreamCostModel:
     """
 
     lane_bytes: float = 1.5
-    delta_limit: int = 31
 
     @property
     def version(self) -> str:
@@ -77,6 +83,13 @@ class StreamCostModel:
 
     def needs_lanes(self, layer: Conv2d | Linear) -> bool:
         return isinstance(layer, Conv2d) and layer.stride == (1, 1)
+
+    def levels(self, layer: Conv2d | Linear) -> int:
+        if self.needs_lanes(layer):
+            return _LANE_LEVELS
+        # A byte tells the value and the distance to the next weight. Wide layers end up with few weights per row, far
+        # from each other: there a bit is worth more as distance, elsewhere as value.
+        return 2 if layer.weight[0].size > _WIDE else 4
 
     def estimate(self, layer: Conv2d | Linear, positions: int) -> LayerCost:
         weight = layer.weight.reshape(len(layer.weight), -1)
@@ -99,7 +112,7 @@ class StreamCostModel:
                 entropy,
             )
         else:
-            fillers = _fillers(weight, self.delta_limit)
+            fillers = _fillers(weight, delta_limit(int(np.abs(weight.astype(np.int64)).max(initial=1))))
             fixed += fillers
             fixed_instructions += 5 * fillers * positions
             stored = LayerCost(
@@ -130,6 +143,15 @@ def positions(graph: Graph, layer: Conv2d | Linear) -> int:
         rows, columns = layer.convolved(*graph.input_shapes(layer))
         return rows * columns
     return 1
+
+
+def delta_limit(levels: int) -> int:
+    """The columns that one byte of a stream spans: what is left of its bits once they tell 2 * levels values apart.
+
+    A difference of 0 cannot occur between weights: it marks a filler, which takes no value away.
+    """
+    value_bits = max(1, levels).bit_length() + (0 if levels & (levels - 1) == 0 else 1)
+    return int(2 ** (8 - min(value_bits, 7)) - 1)
 
 
 def bias_bytes(bias: Array) -> int:

@@ -43,16 +43,14 @@ class Setting:
     lanes: bool
 
 
-def settings(graph: Graph, cost: CostModel, conv_levels: int, linear_levels: int) -> tuple[Setting, ...]:
+def settings(graph: Graph, cost: CostModel) -> tuple[Setting, ...]:
     """One setting per weighted layer of `graph`, in order."""
-    chosen = []
-    for layer in weighted(graph):
-        if not cost.prunable(layer):
-            chosen.append(Setting(DENSE_LEVELS, False, False))
-        else:
-            levels = conv_levels if isinstance(layer, Conv2d) else linear_levels
-            chosen.append(Setting(levels, True, cost.needs_lanes(layer)))
-    return tuple(chosen)
+    return tuple(
+        Setting(cost.levels(layer), True, cost.needs_lanes(layer))
+        if cost.prunable(layer)
+        else Setting(DENSE_LEVELS, False, False)
+        for layer in weighted(graph)
+    )
 
 
 def weighted(graph: Graph) -> list[Conv2d | Linear]:

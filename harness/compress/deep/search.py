@@ -41,15 +41,12 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float, str], None]
 
-CONV_LEVELS = 7
-LINEAR_LEVELS = 3
-
 _CALIBRATION_IMAGES = 512
 # Of the network's cost, per epoch of the descent: fast while it loses nothing, slower from then on.
 _FAST, _SLOW = 0.72, 0.90
 _DESCENT_EPOCHS = 30
 _CANDIDATE_EPOCHS = 8
-_CANDIDATES = 5
+_CANDIDATES = 4
 # More, as long as none is within the budget.
 _MOST_CANDIDATES = 10
 _CANDIDATE_STEP = 0.85
@@ -359,7 +356,7 @@ class _Search:
         self.float_graph, self.dataset, self.options = float_graph, dataset, options
         self.cost, self.folder, self.tell = cost, folder, tell
         calibration = dataset.network_input(dataset.validation.x[:_CALIBRATION_IMAGES])
-        chosen = settings(float_graph, cost, CONV_LEVELS, LINEAR_LEVELS)
+        chosen = settings(float_graph, cost)
         self.student = Student(float_graph, chosen, calibration, dataset.input_scale, dataset.input_zero_point or 0)
         self.lessons: Lessons = Lessons(
             float_graph, dataset, self.student.input_scale, self.student.input_zero_point, options.seed
@@ -435,7 +432,8 @@ class _Search:
         if self._descended():
             journal.stage, journal.epoch = "candidate", 0
             if options.sparsity is None:
-                journal.target = end / _CANDIDATE_STEP
+                # What was lost by then was pruned some epochs earlier.
+                journal.target = end / _CANDIDATE_STEP**2
             self._rebase()
         self._save()
 
@@ -517,7 +515,7 @@ class _Search:
         if passed is None:
             assert failed is not None
             # Ever larger steps: a network that needs most of its weights is reached in a few.
-            return failed / _CANDIDATE_STEP ** len(self.journal.candidates)
+            return failed / _CANDIDATE_STEP ** max(1, len(self.journal.candidates) - 1)
         if failed is None or failed >= passed:
             return passed * _CANDIDATE_STEP
         return math.sqrt(passed * failed)
