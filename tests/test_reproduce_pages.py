@@ -19,7 +19,13 @@ from harness.reproduce import deep_compression, document, efficient_deployment, 
 from harness.reproduce.experiment import Accuracy, Case, Figures, Options
 from harness.reproduce.measured import Measured
 
-PROVENANCE = {"version": "v7.0.0", "commit": "22080c6", "requantization": "single", "date": "2026-01-01"}
+PROVENANCE = {
+    "sources_sha256": "5",
+    "version": "v7.0.0",
+    "commit": "22080c6",
+    "requantization": "single",
+    "date": "2026-01-01",
+}
 
 
 def figures(case: Case, instructions: int, sizes: tuple[int, int, int], board: str = "mps2-an386") -> Figures:
@@ -166,6 +172,18 @@ def test_measured_figures_are_read_back_with_their_origin(tmp_path: Path) -> Non
     assert found.figures[0].origin == "CMSIS-NN v7.0.0, measured 2026-01-01"
     assert dataclasses.replace(found.figures[0], origin="") == library("").figures[0]
     assert measured.load((tmp_path,), "another") is None
+
+
+def test_another_board_is_added_to_what_is_kept_of_the_same_library() -> None:
+    here, there = library(""), library("kept")
+    there = dataclasses.replace(
+        there, figures=tuple(dataclasses.replace(entry, board="nucleo-f746") for entry in there.figures)
+    )
+    assert {entry.board for entry in measured.merged(here, there).figures} == {"mps2-an386", "nucleo-f746"}
+    assert measured.merged(here, here).figures == here.figures
+    other = dataclasses.replace(there, provenance={**there.provenance, "sources_sha256": "0"})
+    assert measured.merged(here, other).figures == here.figures
+    assert "kept" not in measured.content(measured.merged(here, there)).decode()
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"schema": 2}', '{"schema": 1, "provenance": {}}'])

@@ -53,11 +53,15 @@ DENOMINATORS = (UNLU, UNLU_O3, PLAIN, PAPER_A, CMSIS_NN[0])
 
 @dataclass(frozen=True)
 class Run:
-    """All that was measured, or kept from an earlier measurement."""
+    """All that was measured, or kept from an earlier measurement.
+
+    library: CMSIS-NN's part, None without any. earlier: what is kept of it, where this run measured it.
+    """
 
     figures: tuple[Figures, ...]
     accuracy: tuple[Accuracy, ...]
     library: Measured | None
+    earlier: Measured | None = None
 
 
 def ours() -> tuple[Case, ...]:
@@ -76,7 +80,8 @@ def cases() -> tuple[Case, ...]:
 def reproduce(options: Options, reporter: Reporter, save: Callable[[Result], object]) -> Document:
     """Runs everything; every record goes to `save`. HarnessErrors of the runs are the caller's."""
     live = measured.available()
-    kept = None if live else measured.load(options.folders, MODEL)
+    earlier = measured.load(options.folders, MODEL)
+    kept = None if live else earlier
     boards = options.boards or BOARDS
     for board in boards:
         experiment.engine(board)  # an unknown one is found before the first run, not after many
@@ -109,7 +114,7 @@ def reproduce(options: Options, reporter: Reporter, save: Callable[[Result], obj
     elif kept is not None:
         figures += [entry for entry in kept.figures if entry.board in boards]
         accuracy += [kept.accuracy] if kept.accuracy is not None else []
-    return describe(Run(tuple(figures), tuple(accuracy), library), boards)
+    return describe(Run(tuple(figures), tuple(accuracy), library, earlier if live else None), boards)
 
 
 # ---- the page
@@ -121,7 +126,7 @@ def describe(run: Run, boards: Sequence[str]) -> Document:
     drawn = plot.draw(points(run, first), title=f"LeNet-5 on {first}: bytes against instructions")
     files = {f"{PAPER}.{suffix}": content for suffix, content in drawn.items()}
     if run.library is not None and not any(entry.origin for entry in run.library.figures):
-        files[measured.name(MODEL)] = measured.content(run.library)
+        files[measured.name(MODEL)] = measured.content(measured.merged(run.library, run.earlier))
     tables = [_board_table(run, board) for board in boards] + [_ratio_table(run, board) for board in boards]
     tables.append(_flags_table(run))
     compilers = sorted({entry.compiler for entry in run.figures if entry.compiler})

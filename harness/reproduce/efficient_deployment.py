@@ -50,7 +50,10 @@ class Activations:
 
 @dataclass(frozen=True)
 class Run:
-    """What was measured. missing: why there is nothing of the CIFAR network, empty where there is."""
+    """What was measured. missing: why there is nothing of the CIFAR network, empty where there is.
+
+    library: CMSIS-NN's part, None without any. earlier: what is kept of it, where this run measured it.
+    """
 
     board: str
     figures: tuple[Figures, ...]
@@ -59,6 +62,7 @@ class Run:
     cifar: Activations | None
     library: Measured | None
     missing: str
+    earlier: Measured | None = None
 
 
 def activations(graph: Graph, bytes_each: int) -> Activations:
@@ -81,8 +85,8 @@ def reproduce(options: Options, reporter: Reporter, save: Callable[[Result], obj
     experiment.engine(board)
     figures = []
     live = measured.available()
-    kept = None if live else measured.load(options.folders, CIFAR)
-    library: Measured | None = kept
+    earlier = measured.load(options.folders, CIFAR)
+    library = None if live else earlier
     plan = [(LENET5, UNLU), (LENET5, UNLU_O3), (CIFAR, CIFAR_PLAIN), (CIFAR, CIFAR_INT8)]
     plan += [(CIFAR, CIFAR_CMSIS)] if live else []
     graphs = {LENET5: _traced(LENET5, reporter)}
@@ -117,6 +121,7 @@ def reproduce(options: Options, reporter: Reporter, save: Callable[[Result], obj
         cifar=activations(graphs[CIFAR], 1) if CIFAR in graphs else None,
         library=library,
         missing=missing,
+        earlier=earlier if live else None,
     )
     return describe(run)
 
@@ -134,7 +139,7 @@ def describe(run: Run) -> Document:
     drawn = plot.draw(points(run), title=f"Unlu's networks on {run.board}: bytes against instructions")
     files = {f"{PAPER}.{suffix}": content for suffix, content in drawn.items()}
     if run.library is not None and not any(entry.origin for entry in run.library.figures):
-        files[measured.name(CIFAR)] = measured.content(run.library)
+        files[measured.name(CIFAR)] = measured.content(measured.merged(run.library, run.earlier))
     return Document(
         paper=PAPER,
         title="arXiv 2007.01348: Efficient Neural Network Deployment for Microcontroller (Unlu 2020)",

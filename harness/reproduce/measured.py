@@ -57,10 +57,19 @@ def content(measured: Measured) -> bytes:
     fields = {
         "schema": _SCHEMA,
         "provenance": measured.provenance,
-        "figures": [entry.to_json() for entry in measured.figures],
+        "figures": [{**entry.to_json(), "origin": ""} for entry in measured.figures],
         "accuracy": None if measured.accuracy is None else vars(measured.accuracy),
     }
     return json.dumps(fields, indent=1).encode() + b"\n"
+
+
+def merged(new: Measured, earlier: Measured | None) -> Measured:
+    """What is to be kept: the new figures, and those of other boards where the same library was measured before."""
+    if earlier is None or earlier.provenance["sources_sha256"] != new.provenance["sources_sha256"]:
+        return new
+    taken = {(entry.label, entry.board) for entry in new.figures}
+    others = tuple(entry for entry in earlier.figures if (entry.label, entry.board) not in taken)
+    return Measured((*new.figures, *others), new.accuracy or earlier.accuracy, new.provenance)
 
 
 def load(folders: Sequence[Path], model: str) -> Measured | None:
