@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness import pipeline
 from harness.progress import Reporter
 from harness.reproduce import experiment, measured, plot
 from harness.reproduce.document import Claim, Document, Table
@@ -46,6 +45,11 @@ CMSIS_NN = (
 )
 PLAIN_INT8 = Case("plain int8 -O3", "plain C, 8-bit weights and activations", "int8", "plain", "-O3")
 INT8 = Case("int8", "our 8-bit kernels", "int8")
+_PREFERENCES = {"balanced": "bytes and instructions", "size": "bytes", "speed": "instructions"}
+DEEP = tuple(
+    Case(label, f"pruned, few levels, exact storage forms chosen for {_PREFERENCES[prefer]}", "deep", prefer=prefer)
+    for label, prefer in (("deep", "balanced"), ("deep, size", "size"), ("deep, speed", "speed"))
+)
 
 # Baselines that ratios are given against.
 DENOMINATORS = (UNLU, UNLU_O3, PLAIN, PAPER_A, CMSIS_NN[0])
@@ -65,11 +69,8 @@ class Run:
 
 
 def ours() -> tuple[Case, ...]:
-    """Our variants, with the compressed one in each of its preferences where this version has it."""
-    cases = [FP32, INT8]
-    if "deep" in pipeline.VARIANTS:
-        cases.append(Case("deep", "pruned, few levels, the cheapest exact form per layer", "deep"))
-    return tuple(cases)
+    """Our variants, the compressed one in each of its preferences."""
+    return FP32, INT8, *DEEP
 
 
 def cases() -> tuple[Case, ...]:
@@ -86,7 +87,7 @@ def reproduce(options: Options, reporter: Reporter, save: Callable[[Result], obj
     for board in boards:
         experiment.engine(board)  # an unknown one is found before the first run, not after many
     plan = [(case, board) for board in boards for case in (*cases(), *(CMSIS_NN if live else ()))]
-    counted = (FP32, PAPER_A, *ours()[1:], *(CMSIS_NN[:1] if live else ()))
+    counted = (FP32, PAPER_A, INT8, DEEP[0], *(CMSIS_NN[:1] if live else ()))
     total = len(plan) + len(counted)
     if not live and kept is None:
         reporter.say("CMSIS-NN is left out: neither the library nor kept figures are at hand")
@@ -201,7 +202,7 @@ def _claims(run: Run, boards: Sequence[str]) -> list[Claim]:
         entry = experiment.find(run.figures, case.label, boards[0])
         if entry is None:
             continue
-        what = f"variant {case.variant} (ours, another method)"
+        what = f"{case.label} (ours, another method)"
         claims += [
             Claim(
                 f"memory footprint, {what}",

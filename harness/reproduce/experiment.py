@@ -35,13 +35,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Case:
-    """One way to run a network. label: in tables and plots, unique. what: the same in words."""
+    """One way to run a network. label: in tables and plots, unique. what: the same in words.
+
+    prefer: size, speed or balanced, where layers can be stored in several forms.
+    """
 
     label: str
     what: str
     variant: str
     kernels: str = "default"
     optimize: str | None = None
+    prefer: str = "balanced"
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ def measure(case: Case, model: str, board: str, reporter: Reporter, save: Callab
         engine=engine(board),
         kernels=case.kernels,
         optimize=case.optimize,
+        prefer=case.prefer,
         samples=BOARD_SAMPLES,
         repeat=REPEAT,
     )

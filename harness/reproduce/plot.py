@@ -155,6 +155,7 @@ def _annotate(axes: Axes, point: Point, x: int, y: int) -> Annotation:
         va="bottom" if y > 0 else "top" if y < 0 else "center",
         fontsize=8,
         color=_COLORS[point.kind],
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4},
         arrowprops={"arrowstyle": "-", "color": "#d0d7de", "linewidth": 0.8, "shrinkB": 3} if far else None,
         zorder=4,
     )
