@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,11 @@ class BareCore:
         self._observed.clear()
         uc.mem_write(self._call("network_input"), data)
         self._call("network_infer", OBSERVER | 1)
-        layers = [(element, value) for _, element, value in sorted(self._observed, key=lambda entry: entry[0])]
+        layers = [
+            (parts[0][1], b"".join(value for _, _, value in parts))
+            for _, group in groupby(sorted(self._observed, key=lambda entry: entry[0]), key=lambda entry: entry[0])
+            if (parts := list(group))
+        ]
         uc.mem_write(self._call("network_input"), data)
         uc.mem_write(RAM, STACK_PATTERN)
         self._blocks.clear()

@@ -1,4 +1,4 @@
-"""Networks with seeded sparse integers, and the two ways in which tests run what becomes of them: here, and in Unicorn."""
+"""Networks with seeded sparse integers, and the two ways in which tests run their C: on this machine and in Unicorn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.toolchain.host import HostNetwork
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from count_instructions import BareCore, Inference
+from count_instructions import BareCore, Image, Inference
 from count_instructions import build as build_bare
 
 POOL2 = Window((2, 2), (2, 2))
@@ -103,10 +103,11 @@ class Sparse:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Which layers came out as the reference has them. inference: what Unicorn saw, None on the host."""
+    """Which layers came out as the reference has them. inference, image: what Unicorn saw, None on the host."""
 
     exact: tuple[bool, ...]
     inference: Inference | None = None
+    image: Image | None = None
 
 
 def images(graph: Graph, count: int = 3, seed: int = 1) -> Array:
@@ -146,4 +147,4 @@ def on_core(graph: Graph, generated: Generated, folder: Path) -> Outcome:
         layout = generated.layers[index].layout
         expected = [zlib.crc32(logical_bytes(graph, layer, one, layout)) for one in value]
         exact.append(expected == [result[index] for result in results])
-    return Outcome(tuple(exact), ran)
+    return Outcome(tuple(exact), ran, core.image)

@@ -36,6 +36,14 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
         .linear(4, last=True)
         .build()
     ),
+    # Two layers in turns: their rows lie in a window with margins, and the last row is of no use to the second.
+    "turns": lambda: (
+        Sparse((37, 24, 3), seed=6, density=0.15, levels=3)
+        .conv2d(24, (4, 5), padding=(2, 2), pool=POOL2, zero_point=5)
+        .conv2d(2, (5, 3), padding=(0, 2), pool=POOL2)
+        .linear(4, last=True)
+        .build()
+    ),
     # What lanes do not take: strides, other windows, a single element, no pooling.
     "shapes": lambda: (
         Sparse((17, 23, 2), seed=3, levels=3)
@@ -83,7 +91,9 @@ def assignments(graph: Graph) -> list[dict[str, str]]:
     ]
 
 
-CASES = [(name, turn) for name, network in NETWORKS.items() for turn in range(len(assignments(network())))]
+CASES = [
+    (name, turn) for name, network in NETWORKS.items() if name != "turns" for turn in range(len(assignments(network())))
+]
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +109,114 @@ def test_every_form_is_bit_exact(name: str, turn: int, tmp_path: Path, cache: Pa
     assert {layer.name: layer.form for layer in generated.layers} == forms
     assert all(on_core(graph, generated, tmp_path).exact)
     assert all(on_host(graph, generated, cache).exact)
+
+
+def test_interleaved_layers_save_memory_and_stay_exact(tmp_path: Path, cache: Path) -> None:
+    graph = NETWORKS["turns"]()
+    for forms in ({"conv1": "lanes-code", "conv2": "lanes-table"}, {"conv1": "lanes-rice", "conv2": "lanes-code"}):
+        generated = in_c(graph, forms)
+        between = graph.tensors["conv1"].elements
+        assert "nn_lanes_interleaved" in generated.files["network.c"]
+        assert generated.activation_bytes < graph.input_tensor.elements + between
+        assert all(on_core(graph, generated, tmp_path / forms["conv1"]).exact)
+        assert all(on_host(graph, generated, cache).exact)
+
+
+def test_outputs_trail_their_inputs(tmp_path: Path) -> None:
+    """conv1's output overwrites the image that it still reads, and conv2's the rows of conv1."""
+    graph = NETWORKS["lenet"]()
+    generated = in_c(graph, {"conv1": "lanes-code", "conv2": "lanes-table"})
+    assert generated.activation_bytes < graph.input_tensor.elements + graph.tensors["conv1"].elements
+    assert all(on_core(graph, generated, tmp_path).exact)
+
+
+def test_dense_and_sparse_layers_in_one_network(tmp_path: Path, cache: Path) -> None:
+    """A dense layer wants 16-bit activations or channels last; its neighbours must agree."""
+    graph = NETWORKS["padded"]()
+    for forms in (
+        {"conv1": "pairs", "conv2": "lanes-table", "fc3": "quads", "fc4": "rice"},
+        {"conv1": "lanes-code", "conv2": "pairs", "fc3": "bytes-4.4", "fc4": "quads"},
+    ):
+        generated = in_c(graph, forms)
+        assert all(on_core(graph, generated, tmp_path / forms["conv1"]).exact)
+        assert all(on_host(graph, generated, cache).exact)
+
+
+@pytest.mark.parametrize("core", ["cortex-m7", "cortex-m3", "cortex-m0"])
+def test_other_cores(core: str, tmp_path: Path) -> None:
+    """Without DSP, the portable path runs on the target, too."""
+    graph = NETWORKS["lenet"]()
+    generated = in_c(graph, core=core, prefer="size")
+    assert all(layer.form not in ("plain", "pairs", "quads") for layer in generated.layers)
+    assert all(on_core(graph, generated, tmp_path).exact)
+
+
+# ---- refusals
+
+
+def with_layer(graph: Graph, index: int, **changes: object) -> Graph:
+    layers = list(graph.layers)
+    layers[index] = dataclasses.replace(layers[index], **changes)  # type: ignore[arg-type]
+    return build_graph(graph.name, graph.input_tensor, tuple(layers), graph.tensors)
+
+
+LANES = ("lanes-table", "lanes-code", "lanes-rice")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_lanes_refuse_sums_beyond_16_bits(sign: int, tmp_path: Path) -> None:
+    """128 * 255 is the last multiple that a lane holds; one more weight of 1 is too many."""
+    graph = NETWORKS["lenet"]()
+    weight = np.zeros_like(graph.layers[0].parameters["weight"])
+    weight[0].flat[:20] = 6 * sign
+    weight[0].flat[20] = 7 * sign
+    weight[0].flat[21] = sign
+    full = with_layer(graph, 0, weight=weight)
+    for name in LANES:
+        generated = in_c(full, {"conv1": name})
+        assert all(on_core(full, generated, tmp_path / name).exact)
+    weight = weight.copy()
+    weight[0].flat[22] = sign
+    over = with_layer(graph, 0, weight=weight)
+    assert not set(fitting(over, 0)) & set(LANES)
+    for name in LANES:
+        with pytest.raises(InputError, match="16 bits"):
+            in_c(over, {"conv1": name})
+    assert all(layer.form not in LANES for layer in in_c(over).layers[:1])
+
+
+def test_forms_refuse_accumulators_beyond_32_bits() -> None:
+    graph = NETWORKS["lenet"]()
+    bias = np.full(30, 2**31 - 1, np.int64)
+    huge = with_layer(graph, 2, bias=bias)
+    assert fitting(huge, 2) == []
+    with pytest.raises(InputError, match="32 bits"):
+        in_c(huge, {"fc3": "rice"})
+
+
+def test_forms_refuse_what_their_code_cannot_finish() -> None:
+    graph = NETWORKS["lenet"]()
+    requantize = graph.layers[2].requantize  # type: ignore[attr-defined]
+    narrow = with_layer(graph, 2, requantize=dataclasses.replace(requantize, bits=4))
+    assert fitting(narrow, 2) == ["rows", "blocks"]
+    large = dataclasses.replace(requantize, shift=np.full(30, 31))
+    assert fitting(with_layer(graph, 2, requantize=large), 2) == ["rows", "blocks"]
+
+
+def test_rice_refuses_weights_without_codes() -> None:
+    graph = NETWORKS["lenet"]()
+    weight = graph.layers[2].parameters["weight"].copy()
+    weight[5, 5] = 8
+    wide = with_layer(graph, 2, weight=weight)
+    assert "rice" not in fitting(wide, 2)
+    assert "bytes-5.3" in fitting(wide, 2)
+
+
+def test_unknown_names_are_refused() -> None:
+    graph = NETWORKS["lenet"]()
+    with pytest.raises(InputError, match="conv9"):
+        in_c(graph, {"conv9": "rows"})
+    with pytest.raises(InputError, match="lanes-tabel"):
+        in_c(graph, {"conv1": "lanes-tabel"})
+    with pytest.raises(InputError, match="fast"):
+        in_c(graph, prefer="fast")

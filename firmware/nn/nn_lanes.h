@@ -40,11 +40,12 @@ typedef void (*nn_lanes_row)(const nn_lanes_filters *filters, const uint8_t *row
 /* One row of outputs from its lanes. */
 typedef void (*nn_lanes_finish)(const nn_lanes_filters *filters, const uint32_t *sums, uint8_t *output);
 
-/* channel_major: the input is hcw. */
+/* channel_major: the input is hcw. windowed: rows are read through a window in scratch, for padding and where the input is
+ * not hcw. */
 typedef struct {
     nn_conv2d_shape shape;
     int32_t input_zero_point;
-    bool channel_major;
+    bool channel_major, windowed;
     nn_lanes_row row;
     nn_lanes_finish finish;
     const nn_lanes_filters *filters;
@@ -87,15 +88,12 @@ NN_INLINE void nn_lanes_finish_row(const nn_lanes_filters *filters, const uint32
     }
 }
 
-/* All rows of outputs from an input without padding whose rows are hcw. */
-NN_INLINE void nn_lanes_direct(const nn_lanes_layer *layer, const void *input, void *output)
+NN_INLINE uint8_t *nn_lanes_pad(uint8_t *row, uint32_t bytes, int32_t zero_point)
 {
-    const nn_conv2d_shape *s = &layer->shape;
-    uint32_t sums[NN_LANES_SUMS];
-    for (uint32_t row = 0; row < s->rows; row++) {
-        layer->row(layer->filters, (const uint8_t *)input + row * 2u * s->width * s->channels, sums);
-        layer->finish(layer->filters, sums, (uint8_t *)output + row * s->columns * s->filters);
+    for (uint8_t *const end = row + bytes; row != end;) {
+        *row++ = (uint8_t)zero_point;
     }
+    return row;
 }
 
 /* Row `y` of the input with its margins, channel after channel, into `row`. */
@@ -103,33 +101,102 @@ NN_INLINE void nn_lanes_fill(const nn_lanes_layer *layer, const uint8_t *input, 
 {
     const nn_conv2d_shape *s = &layer->shape;
     const uint32_t pixel = layer->channel_major ? 1u : s->channels, channel = layer->channel_major ? s->width : 1u;
-    const bool inside = y >= 0 && y < (int32_t)s->height;
-    const uint8_t *const source = input + (inside ? (uint32_t)y * s->width * s->channels : 0u);
+    if (y < 0 || y >= (int32_t)s->height) {
+        nn_lanes_pad(row, nn_window_pitch(s), layer->input_zero_point);
+        return;
+    }
     for (uint32_t c = 0; c < s->channels; c++) {
-        for (uint32_t x = 0; x < s->width + 2u * s->padding[1]; x++) {
-            const bool filled = inside && x >= s->padding[1] && x < s->padding[1] + s->width;
-            *row++ = filled ? source[(x - s->padding[1]) * pixel + c * channel] : (uint8_t)layer->input_zero_point;
+        const uint8_t *source = input + (uint32_t)y * s->width * s->channels + c * channel;
+        row = nn_lanes_pad(row, s->padding[1], layer->input_zero_point);
+        for (uint8_t *const end = row + s->width; row != end; source += pixel) {
+            *row++ = *source;
         }
+        row = nn_lanes_pad(row, s->padding[1], layer->input_zero_point);
     }
 }
 
-/* All rows of outputs through a window in scratch: for padding, and for inputs with the channel fastest. */
-NN_INLINE void nn_lanes_windowed(const nn_lanes_layer *layer, const void *input, void *output, void *scratch)
+/* The window two rows down; returns how many rows of it are to be filled then. */
+NN_INLINE uint32_t nn_lanes_slide(const nn_conv2d_shape *s, uint8_t *window, uint32_t row)
+{
+    const uint32_t pitch = nn_window_pitch(s), height = s->kernel[0] + 1u;
+    if (row == 0 || height <= 2u) {
+        return height;
+    }
+    for (uint32_t i = 0; i < (height - 2u) * pitch; i++) {
+        window[i] = window[i + 2u * pitch];
+    }
+    return 2;
+}
+
+/* Row `row` of outputs; with a window, rows are asked for one after the other. */
+NN_INLINE void nn_lanes_next(const nn_lanes_layer *layer, const uint8_t *input, uint32_t row, uint8_t *window, uint32_t *sums,
+                             uint8_t *output)
 {
     const nn_conv2d_shape *s = &layer->shape;
     const uint32_t pitch = nn_window_pitch(s), height = s->kernel[0] + 1u;
-    const uint32_t kept = (height - 2u) * pitch;
-    uint8_t *const window = scratch;
-    uint32_t sums[NN_LANES_SUMS];
-    for (uint32_t row = 0; row < s->rows; row++) {
-        for (uint32_t i = 0; row > 0 && i < kept; i++) {
-            window[i] = window[i + 2u * pitch];
-        }
-        for (uint32_t i = row > 0 ? height - 2u : 0u; i < height; i++) {
+    const uint8_t *rows = input + 2u * row * pitch;
+    if (layer->windowed) {
+        for (uint32_t i = height - nn_lanes_slide(s, window, row); i < height; i++) {
             nn_lanes_fill(layer, input, (int32_t)(2u * row + i) - (int32_t)s->padding[0], window + i * pitch);
         }
-        layer->row(layer->filters, window, sums);
-        layer->finish(layer->filters, sums, (uint8_t *)output + row * s->columns * s->filters);
+        rows = window;
+    }
+    layer->row(layer->filters, rows, sums);
+    layer->finish(layer->filters, sums, output);
+}
+
+NN_INLINE void nn_lanes_windowed(const nn_lanes_layer *layer, const void *input, void *output, void *scratch)
+{
+    const nn_conv2d_shape *s = &layer->shape;
+    uint32_t sums[NN_LANES_SUMS];
+    for (uint32_t row = 0; row < s->rows; row++) {
+        nn_lanes_next(layer, input, row, scratch, sums, (uint8_t *)output + row * s->columns * s->filters);
+    }
+}
+
+NN_INLINE void nn_lanes_direct(const nn_lanes_layer *layer, const void *input, void *output)
+{
+    nn_lanes_windowed(layer, input, output, NULL);
+}
+
+/* The observer's view of a row that lies in a window with margins. */
+NN_INLINE void nn_lanes_show(const nn_conv2d_shape *s, const uint8_t *row, nn_observer observer, uint32_t index)
+{
+    for (uint32_t c = 0; observer && c < s->channels; c++) {
+        observer(index, row + c * (s->width + 2u * s->padding[1]) + s->padding[1], s->width, NN_U8);
+    }
+}
+
+/* Two layers in turns: rows of the first one's output, which is nowhere as a whole, go straight into the second one's window.
+ * index: of the first layer; the observer sees its rows as they come. Scratch: the second window, then the first. */
+NN_INLINE void nn_lanes_interleaved(const nn_lanes_layer *first, const nn_lanes_layer *second, nn_observer observer,
+                                    uint32_t index, const void *input, void *output, void *scratch, uint32_t second_window)
+{
+    const nn_conv2d_shape *s = &second->shape;
+    const uint32_t pitch = nn_window_pitch(s), height = s->kernel[0] + 1u;
+    uint8_t *const window = scratch;
+    uint8_t *const first_window = window + second_window;
+    uint32_t sums[NN_LANES_SUMS];
+    uint32_t made = 0;
+    nn_lanes_pad(window, height * pitch, second->input_zero_point);
+    for (uint32_t row = 0; row < s->rows; row++) {
+        for (uint32_t i = height - nn_lanes_slide(s, window, row); i < height; i++) {
+            uint8_t *const next = window + i * pitch;
+            const int32_t y = (int32_t)(2u * row + i) - (int32_t)s->padding[0];
+            if (y >= 0 && y < (int32_t)s->height) {
+                nn_lanes_next(first, input, made++, first_window, sums, next + s->padding[1]);
+                nn_lanes_show(s, next, observer, index);
+            } else {
+                nn_lanes_pad(next, pitch, second->input_zero_point);
+            }
+        }
+        second->row(second->filters, window, sums);
+        second->finish(second->filters, sums, (uint8_t *)output + row * s->columns * s->filters);
+    }
+    /* Rows that the second layer has no use for are still the first one's output. */
+    for (; observer && made < s->height; made++) {
+        nn_lanes_next(first, input, made, first_window, sums, window + s->padding[1]);
+        nn_lanes_show(s, window, observer, index);
     }
 }
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from harness.graph.graph import Graph
 from harness.graph.memory import Request
-from harness.ops.base import Operator
 from harness.ops.lowering import DEFAULT_STORAGE, Storage
 
 # Tensors and scratch are read by words.
@@ -16,10 +15,15 @@ _ALIGNMENT = 4
 
 @dataclass(frozen=True, eq=False)
 class Use:
-    """What a layer does to memory: how its output is stored, and what Lowering says of scratch, slack and overlap."""
+    """What a step does to memory: what it reads and writes, and what Lowering says of scratch, slack and overlap.
 
-    layer: Operator
-    output: Storage
+    index: of its layer, for the name of its scratch. storage: of its output.
+    """
+
+    index: int
+    inputs: tuple[str, ...]
+    output: str
+    storage: Storage
     scratch_bytes: int = 0
     overread: int = 0
     overwrite: int = 0
@@ -32,7 +36,7 @@ def scratch_name(index: int) -> str:
 
 
 def requests(graph: Graph, uses: Sequence[Use]) -> list[Request]:
-    """One request per tensor and per scratch, in steps of layers.
+    """One request per tensor and per scratch.
 
     The input may be overwritten once the last layer that reads it is done; the output stays until the inference ends.
     """
@@ -41,19 +45,19 @@ def requests(graph: Graph, uses: Sequence[Use]) -> list[Request]:
     slack: dict[str, int] = {}
     before: dict[str, dict[str, int]] = {}
     result = []
-    for index, use in enumerate(uses):
-        source, output = use.layer.inputs[0], use.layer.output
-        stored[output] = use.output
+    for step, use in enumerate(uses):
+        source, output = use.inputs[0], use.output
+        stored[output] = use.storage
         slack[source] = max(slack.get(source, 0), use.overread)
         slack[output] = use.overwrite
         # Whoever reads the input after this layer keeps it alive, and then its memory is not given away.
-        last = all(source not in other.layer.inputs for other in uses[index + 1 :])
+        last = all(source not in other.inputs for other in uses[step + 1 :])
         if use.overlap is not None and last:
             before[output] = {source: use.overlap}
-        written[output] = read[output] = index
-        read |= dict.fromkeys(use.layer.inputs, index)
+        written[output] = read[output] = step
+        read |= dict.fromkeys(use.inputs, step)
         if use.scratch_bytes:
-            result.append(Request(scratch_name(index), use.scratch_bytes, _ALIGNMENT, index, index))
+            result.append(Request(scratch_name(use.index), use.scratch_bytes, _ALIGNMENT, step, step))
     read[graph.output.name] = len(uses)
     for name, storage in stored.items():
         size = graph.tensors[name].elements * storage.bytes + slack.get(name, 0)

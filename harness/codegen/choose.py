@@ -174,8 +174,10 @@ class _Network:
         key = tuple((cost.scratch, cost.overlap) for cost in costs)
         if key not in self._activations:
             uses = [
-                Use(layer, site.output, scratch, overlap=overlap)
-                for layer, site, (scratch, overlap) in zip(self._graph.layers, self._sites, key, strict=True)
+                Use(index, layer.inputs, layer.output, site.output, scratch, overlap=overlap)
+                for index, (layer, site, (scratch, overlap)) in enumerate(
+                    zip(self._graph.layers, self._sites, key, strict=True)
+                )
             ]
             self._activations[key] = plan(requests(self._graph, uses)).total
         return self._activations[key]

@@ -31,7 +31,7 @@ from harness.graph.graph import Graph, Tensor
 from harness.graph.memory import Plan, plan
 from harness.ops.base import Array, Operator, Shape
 from harness.ops.linear import Linear
-from harness.ops.lowering import DEFAULT_STORAGE, Form, Layout, Lowering, Site, Storage, Target
+from harness.ops.lowering import DEFAULT_STORAGE, Form, Interleaving, Layout, Lowering, Site, Storage, Target
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 # How forms are chosen: the fewest instructions, or the plain ones, which show what the others gain.
 KERNELS = ("default", "plain")
+
+# Bytes of code that interleaving two layers costs, about.
+_INTERLEAVING_CODE = 150
 
 # What the kernels were measured with. Loops stay loops: otherwise GCC calls memset and memcpy of a C library.
 OPTIMIZE = "-O2 -fno-tree-loop-distribute-patterns"
@@ -93,7 +96,11 @@ class Generated:
 
 @dataclass(frozen=True, eq=False)
 class _Placed:
-    """A layer with its names, its form, its place and what it lowers to."""
+    """A layer with its names, its form, its place and what it lowers to.
+
+    inside: the next layer computes this one's rows in turns with its own, as its `interleaving` says; it has this one
+    as its `leader`.
+    """
 
     index: int
     layer: Operator
@@ -101,6 +108,10 @@ class _Placed:
     site: Site
     lowering: Lowering
     scratch: str | None
+    form: Form[Any]
+    leader: _Placed | None = None
+    interleaving: Interleaving | None = None
+    inside: bool = False
 
 
 def generate(
@@ -261,8 +272,27 @@ def _lower(
         )
         lowering = form.lower(_in_stored_order(layer, site), site)
         scratch = scratch_name(index) if lowering.scratch_bytes else None
-        placed.append(_Placed(index, layer, symbol, site, lowering, scratch))
-    return tuple(placed)
+        placed.append(_Placed(index, layer, symbol, site, lowering, scratch, form))
+    return _interleave(graph, tuple(placed))
+
+
+def _interleave(graph: Graph, placed: tuple[_Placed, ...]) -> tuple[_Placed, ...]:
+    """The layers, pairs of them computed in turns where that saves memory worth the code that it takes."""
+    for index in range(len(placed) - 1):
+        one, two = placed[index], placed[index + 1]
+        readers = [entry for entry in placed if one.layer.output in entry.layer.inputs]
+        if one.leader is not None or readers != [two]:
+            continue
+        pair = one.form.interleaved(one.layer, one.site, two.form, two.layer, two.site)
+        if pair is None:
+            continue
+        lowering = one.form.lower(one.layer, dataclasses.replace(one.site, output_margin=pair.margin))
+        inside = dataclasses.replace(one, lowering=lowering, scratch=None, inside=True)
+        outside = dataclasses.replace(two, leader=inside, interleaving=pair, scratch=scratch_name(two.index))
+        changed = (*placed[:index], inside, outside, *placed[index + 2 :])
+        if _plan(graph, changed).total + _INTERLEAVING_CODE < _plan(graph, placed).total:
+            placed = changed
+    return placed
 
 
 def _check_parameters(layer: Operator) -> None:
@@ -325,25 +355,30 @@ def _in_stored_order(layer: Operator, site: Site) -> Operator:
 
 def _plan(graph: Graph, placed: tuple[_Placed, ...]) -> Plan:
     """One arena for all tensors and scratch."""
-    uses = [
-        Use(
-            entry.layer,
-            entry.site.output,
-            entry.lowering.scratch_bytes,
-            entry.lowering.overread,
-            entry.lowering.overwrite,
-            entry.lowering.overlap,
-        )
-        for entry in placed
-    ]
-    return plan(requests(graph, uses))
+    return plan(requests(graph, [_use(entry) for entry in placed if not entry.inside]))
+
+
+def _use(entry: _Placed) -> Use:
+    first, pair = entry.leader or entry, entry.interleaving
+    return Use(
+        entry.index,
+        first.layer.inputs,
+        entry.layer.output,
+        entry.site.output,
+        pair.scratch_bytes if pair else entry.lowering.scratch_bytes,
+        first.lowering.overread,
+        entry.lowering.overwrite,
+        pair.overlap if pair else entry.lowering.overlap,
+    )
 
 
 def _record(graph: Graph, entry: _Placed) -> GeneratedLayer:
     site = entry.site
-    activations = (
-        int(np.prod(site.input_shape)) * site.input.bytes + int(np.prod(site.output_shape)) * site.output.bytes
-    )
+    use = _use(entry)
+    # What lies between interleaved layers is nowhere but in the second one's scratch.
+    source = 0 if entry.leader else int(np.prod(site.input_shape)) * site.input.bytes
+    result = 0 if entry.inside else int(np.prod(site.output_shape)) * site.output.bytes
+    scratch = 0 if entry.inside else use.scratch_bytes
     return GeneratedLayer(
         index=entry.index,
         name=entry.layer.name,
@@ -353,7 +388,7 @@ def _record(graph: Graph, entry: _Placed) -> GeneratedLayer:
         shape=site.output_shape,
         macs=graph.macs(entry.layer),
         weight_bytes=entry.lowering.weight_bytes,
-        activation_bytes=activations + entry.lowering.scratch_bytes,
+        activation_bytes=source + result + scratch,
         nonzeros=_nonzeros(entry.layer),
         layout=site.output_layout,
     )
@@ -453,21 +488,9 @@ def _score(output: Tensor) -> dict[str, int] | None:
 
 def _layer_context(graph: Graph, entry: _Placed, memory: Plan) -> dict[str, Any]:
     site, lowering = entry.site, entry.lowering
-    source, result = entry.layer.inputs[0], entry.layer.output
-    buffers = [memory.offsets[source], memory.offsets[result]]
-    if entry.scratch:
-        buffers.append(memory.offsets[entry.scratch])
-    roles = ["input", "output", "scratch"][: len(buffers)]
     weights = lowering.weight_bytes
     nonzeros = _nonzeros(entry.layer)
     of_these = f" ({nonzeros:,} of {entry.layer.parameters['weight'].size:,} weights are not 0)" if nonzeros else ""
-    comment = [
-        f"{graph.macs(entry.layer):,} MACs, form {lowering.form}, {weights:,} B of constants{of_these};",
-        *([f"{lowering.note};"] if lowering.note else []),
-        f"reads {_buffer(graph, source, site.input, buffers[0])},"
-        f" writes {_buffer(graph, result, site.output, buffers[1])}"
-        + (f", scratch {_range(buffers[2], lowering.scratch_bytes)}" if entry.scratch else ""),
-    ]
     shapes = f"{_shape_text(site.input_shape)} -> {_shape_text(site.output_shape)}"
     return {
         "index": entry.index,
@@ -477,28 +500,63 @@ def _layer_context(graph: Graph, entry: _Placed, memory: Plan) -> dict[str, Any]
         "shape": shapes,
         "macs": f"{graph.macs(entry.layer):,}",
         "title": f"{names.comment(entry.layer.name)}: {entry.layer.label}, {shapes}",
-        "comment": comment,
+        "comment": [
+            f"{graph.macs(entry.layer):,} MACs, form {lowering.form}, {weights:,} B of constants{of_these};",
+            *([f"{lowering.note};"] if lowering.note else []),
+            _where(graph, entry, memory),
+        ],
         "symbol": entry.symbol,
         "source": lowering.source.replace("@", entry.symbol),
         "record": lowering.record,
-        "kernel": lowering.kernel,
         "initialiser": initialiser(lowering.fields, entry.symbol),
-        "parameters": ", ".join(f"{'const ' if role == 'input' else ''}void *{role}" for role in roles),
-        "arguments": ", ".join(roles),
-        "buffers": ", ".join(f"arena + {offset}" for offset in buffers),
-        "output_offset": buffers[1],
-        "elements": graph.tensors[result].elements,
+        "call": None if entry.inside else _call(entry, memory),
+        "output_offset": memory.offsets.get(entry.layer.output),
+        "elements": graph.tensors[entry.layer.output].elements,
         "storage": site.output.value,
     }
+
+
+def _call(entry: _Placed, memory: Plan) -> dict[str, str]:
+    """How a layer's function is declared, what it calls, and with what it is called."""
+    first = entry.leader or entry
+    buffers = [memory.offsets[first.layer.inputs[0]], memory.offsets[entry.layer.output]]
+    if entry.scratch:
+        buffers.append(memory.offsets[entry.scratch])
+    roles = ["input", "output", "scratch"][: len(buffers)]
+    parameters = [f"{'const ' if role == 'input' else ''}void *{role}" for role in roles]
+    arguments = [f"arena + {offset}" for offset in buffers]
+    if entry.leader is None or entry.interleaving is None:
+        body = f"{entry.lowering.kernel}(&{entry.symbol}_layer, {', '.join(roles)})"
+        return {"parameters": ", ".join(parameters), "body": body, "arguments": ", ".join(arguments)}
+    pair = entry.interleaving
+    records = f"&{entry.leader.symbol}_layer, &{entry.symbol}_layer"
+    return {
+        "parameters": ", ".join(["nn_observer observer", *parameters]),
+        "body": f"{pair.kernel}({records}, observer, {entry.leader.index}, {', '.join(roles)}, {pair.argument})",
+        "arguments": ", ".join(["observer", *arguments]),
+    }
+
+
+def _where(graph: Graph, entry: _Placed, memory: Plan) -> str:
+    """Where a layer's tensors lie, for readers."""
+    source, result = entry.layer.inputs[0], entry.layer.output
+    reads = f"reads {_buffer(graph, source, entry.site.input, memory)}"
+    writes = f"writes {_buffer(graph, result, entry.site.output, memory)}"
+    if entry.inside:
+        return f"{reads}; its rows go straight into the window of the next layer"
+    scratch = f", scratch {_range(memory.offsets[entry.scratch], _use(entry).scratch_bytes)}" if entry.scratch else ""
+    return f"takes turns with the layer before; {writes}{scratch}" if entry.leader else f"{reads}, {writes}{scratch}"
 
 
 def _range(offset: int, size: int) -> str:
     return f"[{offset}, {offset + size})"
 
 
-def _buffer(graph: Graph, name: str, storage: Storage, offset: int) -> str:
+def _buffer(graph: Graph, name: str, storage: Storage, memory: Plan) -> str:
+    if name not in memory.offsets:
+        return names.comment(name)
     size = graph.tensors[name].elements * storage.bytes
-    return f"{names.comment(name)} at {_range(offset, size)}"
+    return f"{names.comment(name)} at {_range(memory.offsets[name], size)}"
 
 
 def _constant_context(entry: _Placed, constant: Any) -> dict[str, Any]:

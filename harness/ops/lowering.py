@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -62,7 +62,8 @@ class Site:
     """Where a layer stands in its network: shapes without batch, and how its input and its output are stored.
 
     Layouts are those of (H, W, C) tensors; vectors have only one, and linear layers always see HWC: code generation
-    permutes their columns.
+    permutes their columns. output_margin: columns on either side of each row and channel of the output that belong to
+    somebody else.
     """
 
     target: Target
@@ -72,6 +73,7 @@ class Site:
     output: Storage
     input_layout: Layout = Layout.HWC
     output_layout: Layout = Layout.HWC
+    output_margin: int = 0
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,21 @@ class Lowering:
         return self.code_bytes + sum(constant.bytes for constant in self.constants)
 
 
+@dataclass(frozen=True)
+class Interleaving:
+    """How two layers are computed in turns, so that what lies between them is nowhere as a whole.
+
+    kernel: `kernel(&first, &second, observer, index of the first, input, output, scratch, argument)`. overlap: as
+    Lowering has it, for the input of the first and the output of the second. margin: Site.output_margin of the first.
+    """
+
+    kernel: str
+    argument: int
+    margin: int
+    scratch_bytes: int
+    overlap: int | None
+
+
 O = TypeVar("O", bound="Operator")  # noqa: E741 (an operator)
 
 
@@ -191,6 +208,12 @@ class Form(ABC, Generic[O]):
         """How this form can store its output, the default of the output's dtype among them."""
         wide = {Storage.U8_IN_16} if site.output is Storage.U8 else set()
         return frozenset({site.output} | wide)
+
+    def interleaved(
+        self, layer: O, site: Site, follower_form: Form[Any], follower: Operator, follower_site: Site
+    ) -> Interleaving | None:
+        """How this layer and the one that alone reads its output are computed in turns; None where they cannot be."""
+        return None
 
     def reads_layout(self, layer: O, site: Site) -> Layout:
         """In which layout this form would like its input; it must also cope with HWC."""

@@ -170,20 +170,30 @@ def overlap(layer: Conv2d, site: Site, *, windowed: bool, buffered: bool, overwr
     The layer writes its output row by row: as it goes, or (buffered) after all reads of that row. windowed: rows are
     copied before they are used. overwrite: bytes that it writes behind every row.
     """
-    height, width, channels = site.input_shape
     rows = site.output_shape[0]
-    written = int(np.prod(site.output_shape[1:])) * site.output.bytes
-    read = width * channels
-    distance = 0
-    for row in range(rows):
-        if row + 1 == rows and buffered:
-            oldest = height
-        elif windowed:
-            oldest = row * window_step(layer) + window_height(layer) - layer.padding[0]
-        else:
-            oldest = (row + buffered) * window_step(layer)
-        distance = max(distance, written * (row + 1) + overwrite - read * min(max(oldest, 0), height))
-    return -(-distance // 4) * 4
+    consumed = [consumed_rows(layer, site, row, windowed=windowed, buffered=buffered) for row in range(rows)]
+    return trailing_distance(site, site, consumed, overwrite)
+
+
+def consumed_rows(layer: Conv2d, site: Site, row: int, *, windowed: bool, buffered: bool) -> int:
+    """How many rows of its input a convolution needs no more when it writes row `row` of its output."""
+    height = site.input_shape[0]
+    if row + 1 == site.output_shape[0] and buffered:
+        return height
+    if windowed:
+        return min(max(row * window_step(layer) + window_height(layer) - layer.padding[0], 0), height)
+    return min((row + buffered) * window_step(layer), height)
+
+
+def trailing_distance(first: Site, last: Site, consumed: Sequence[int], overwrite: int) -> int:
+    """How far before the input of `first` the output of `last` must start.
+
+    consumed: for each row of the output, how many rows of the input are needed no more when it is written.
+    """
+    written = int(np.prod(last.output_shape[1:])) * last.output.bytes
+    read = int(np.prod(first.input_shape[1:])) * first.input.bytes
+    distance = max(written * (row + 1) + overwrite - read * rows for row, rows in enumerate(consumed))
+    return max(-(-distance // 4) * 4, 0)
 
 
 def plain_storage(site: Site) -> str | None:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from harness.codegen.text import initialiser
-from harness.ops.base import Array
+from harness.ops.base import Array, Operator
 from harness.ops.conv2d import Conv2d, conv_shape
-from harness.ops.lowering import Constant, Layout, Lowering, Reference, Site, Storage, Value
+from harness.ops.lowering import Constant, Form, Interleaving, Layout, Lowering, Reference, Site, Storage, Value
 from harness.ops.max_pool2d import Window
 from harness.ops.sparse.common import (
     ACTIVATION_LIMIT,
     SparseForm,
+    consumed_rows,
     filters_of,
     finish_of,
     overlap,
     plain_storage,
     refuse_common_finish,
     shared_function,
+    trailing_distance,
+    window_height,
     window_pitch,
+    window_step,
 )
 
 # Lanes begin at 0x8000: a sum may rise to 0xFFFF and fall to 0.
@@ -112,6 +117,29 @@ class LanesForm(SparseForm[Conv2d]):
     def writes(self, layer: Conv2d, site: Site) -> frozenset[Storage]:
         return frozenset({site.output})
 
+    def interleaved(
+        self, layer: Conv2d, site: Site, follower_form: Form[Any], follower: Operator, follower_site: Site
+    ) -> Interleaving | None:
+        if not isinstance(follower_form, LanesForm) or not isinstance(follower, Conv2d):
+            return None
+        # The second lane of an odd column would be written into the margin.
+        if site.output_layout is not Layout.HCW or site.output_shape[1] % 2:
+            return None
+        second_window = window_height(follower) * window_pitch(follower, follower_site) + _OVERREAD
+        second_window = -(-second_window // 4) * 4
+        consumed = []
+        for row in range(follower_site.output_shape[0]):
+            needed = window_height(follower) + window_step(follower) * row - follower.padding[0]
+            made = min(max(needed, 1), site.output_shape[0])
+            consumed.append(consumed_rows(layer, site, made - 1, windowed=windowed(layer, site), buffered=True))
+        return Interleaving(
+            kernel="nn_lanes_interleaved",
+            argument=second_window,
+            margin=follower.padding[1],
+            scratch_bytes=second_window + window_bytes(layer, site),
+            overlap=trailing_distance(site, follower_site, consumed, overwrite(follower, follower_site)),
+        )
+
     def lower_lanes(
         self,
         layer: Conv2d,
@@ -144,7 +172,7 @@ class LanesForm(SparseForm[Conv2d]):
                 "unit": steps[0],
                 "filter": steps[1],
                 "pixel": 1 if planar else filters,
-                "channel": columns if planar else 1,
+                "channel": columns + 2 * site.output_margin if planar else 1,
             },
             "@",
             2,
@@ -160,6 +188,7 @@ class LanesForm(SparseForm[Conv2d]):
                 "shape": conv_shape(layer, site),
                 "input_zero_point": layer.input_zero_point,
                 "channel_major": site.input_layout is Layout.HCW,
+                "windowed": inside,
                 "row": row,
                 "finish": finish_name,
                 "filters": Reference("filters"),
