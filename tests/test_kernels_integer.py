@@ -98,7 +98,7 @@ def test_a_convolution_may_end_in_accumulators(tmp_path: Path) -> None:
 def test_plain_forms_are_exact_and_clean(seed: int, tmp_path: Path) -> None:
     graph = random_network(seed, integer=True)
     x = random_inputs(graph, 6)
-    generated = generate(graph, variant="test", core="cortex-m0")
+    generated = generate(graph, variant="test", core="cortex-m0", kernels="plain")
     assert {layer.form for layer in generated.layers} == {"plain"}
     _, crcs = on_host(generated, graph, x, tmp_path, sanitize=True)
     assert (crcs == reference_crcs(graph, x)).all(axis=0).tolist() == [True] * len(graph.layers)

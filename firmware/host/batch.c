@@ -1,6 +1,7 @@
 /* Runs the generated network on this machine: inputs on stdin one after the other, and for each on stdout the output
- * tensor, every layer's CRC-32 (uint32_t) and how long the inference took (uint64_t, ns), all in this machine's order.
- * The time leaves out what the observer takes. Ends with 0 at the end of the inputs, 1 when half an input is left over. */
+ * tensor, every layer's CRC-32 (uint32_t) and how long the inference took (uint64_t, ns), all in this machine's
+ * order. The time leaves out what the observer takes. Ends with 0 at the end of the inputs, 1 when half an input is
+ * left over. */
 #define _POSIX_C_SOURCE 199309L
 
 #include <stdbool.h>
@@ -21,7 +22,7 @@ static uint64_t now(void)
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
-/* Adds finished elements to their layer's CRC; an activation that lies in 16 bits, or 128 too low, counts as one byte. */
+/* Adds finished elements to their layer's CRC. An activation in 16 bits, or stored 128 too low, counts as one byte. */
 static void observe(uint32_t layer, const void *data, uint32_t elements, nn_element element)
 {
     const uint64_t start = now();
@@ -58,8 +59,9 @@ int main(void)
         const uint64_t start = now();
         network_infer(observe);
         const uint64_t elapsed = now() - start - observing;
-        const bool written = fwrite(network_output(), 1, NETWORK_OUTPUT_BYTES, stdout) == NETWORK_OUTPUT_BYTES &&
-                             fwrite(crcs, sizeof crcs, 1, stdout) == 1 && fwrite(&elapsed, sizeof elapsed, 1, stdout) == 1;
+        const bool written = fwrite(network_output(), NETWORK_OUTPUT_BYTES, 1, stdout) == 1 &&
+                             fwrite(crcs, sizeof crcs, 1, stdout) == 1 &&
+                             fwrite(&elapsed, sizeof elapsed, 1, stdout) == 1;
         if (!written) {
             return 1;
         }

@@ -1,7 +1,8 @@
 /* What every kernel shares: how it is compiled, how elements are stored, and the one rounding of requantisation.
  *
- * A kernel takes one constant record that describes its layer and three pointers. Records are `static const` and kernels
- * are inlined into one function per layer, so that the compiler folds every dimension: there is no run-time parameter.
+ * A kernel takes one constant record that describes its layer and three pointers. Records are `static const` and
+ * kernels are inlined into one function per layer, so that the compiler folds every dimension: there is no run-time
+ * parameter.
  */
 #ifndef NN_BASE_H
 #define NN_BASE_H
@@ -60,7 +61,8 @@ typedef uint32_t __attribute__((may_alias)) nn_word;
 
 /* How accumulators become unsigned activations:
  * y = clamp(zero_point + ((acc * multiplier + 2^(shift - 1)) >> shift), 0, 2^bits - 1), in 64 bits.
- * multipliers, shifts: one per channel, or NULL where `multiplier`, `shift` serve all channels. bits 0: no requantisation. */
+ * multipliers, shifts: one per channel, or NULL where `multiplier`, `shift` serve all channels.
+ * bits 0: no requantisation. */
 typedef struct {
     const int32_t *multipliers;
     const uint8_t *shifts;

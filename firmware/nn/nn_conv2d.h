@@ -1,9 +1,9 @@
 /* Convolution on (H, W, C) of any shape: the plain form, which every core runs and which serves layers that no faster
  * form takes.
  *
- * Weights are stored as (filter, row, column, channel). Padding holds the input's zero point. A max-pool may follow on the
- * spot (pool 1x1, stride 1x1: none): it is taken on accumulators, before the bias and the single requantisation, both of
- * which are monotone. No scratch. Optimal for: nothing; correct everywhere.
+ * Weights are stored as (filter, row, column, channel). Padding holds the input's zero point. A max-pool may follow on
+ * the spot (pool 1x1, stride 1x1: none): it is taken on accumulators, before the bias and the single requantisation,
+ * both of which are monotone. No scratch. Optimal for: nothing; correct everywhere.
  */
 #ifndef NN_CONV2D_H
 #define NN_CONV2D_H
@@ -34,9 +34,9 @@ typedef struct {
     const float *bias;
 } nn_conv2d_f32_layer;
 
-/* sum(weight * input) of one filter, its kernel's corner at row `top`, column `left` of the input (outside: padding). */
-NN_INLINE int32_t nn_conv2d_accumulate(const nn_conv2d_layer *layer, const void *input, const int8_t *weights, int32_t top,
-                                       int32_t left)
+/* sum(weight * input) of one filter with its kernel's corner at (top, left), which may be in the padding. */
+NN_INLINE int32_t nn_conv2d_accumulate(const nn_conv2d_layer *layer, const void *input, const int8_t *weights,
+                                       int32_t top, int32_t left)
 {
     const nn_conv2d_shape *s = &layer->shape;
     int32_t sum = 0;

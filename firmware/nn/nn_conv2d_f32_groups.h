@@ -2,16 +2,15 @@
  *
  * Optimal for Cortex-M4F and M7: one load of several registers feeds up to 32 multiplications. Multiplications and
  * additions round separately (VMLA, not VFMA) and each sum is taken in the order bias, then row, column, channel: the
- * portable path gives the same bits. Weights: for each group its biases, then for each tap (row, column, channel) one weight of each
- * filter.
- * Taps that fall into padding are left out; the padding is narrower than the kernel. No scratch.
+ * portable path gives the same bits. Weights: for each group its biases, then for each tap (row, column, channel) one
+ * weight of each filter. Taps that fall into padding are left out; the padding is narrower than the kernel. No scratch.
  */
 #ifndef NN_CONV2D_F32_GROUPS_H
 #define NN_CONV2D_F32_GROUPS_H
 
 #include "nn_conv2d.h"
 
-/* group: filters of one group; groups * group >= filters: the last group may have some without weights, never stored. */
+/* group: filters of one group. The last group may have places without a filter, whose sums are not stored. */
 typedef struct {
     nn_conv2d_shape shape;
     uint32_t group;
@@ -30,10 +29,10 @@ typedef struct {
     uint32_t rows, taps, input_skip, weight_skip;
 } nn_conv2d_f32_block;
 
-/* sums[0][f], sums[1][f] = bias[f] + all products, for `group` filters at the two positions. step: taps at a
- * time, 1 or 2; padded: whether weight_skip may be other than 0. */
-NN_INLINE void nn_conv2d_f32_multiply(nn_conv2d_f32_block b, const float *bias, uint32_t group, uint32_t step, bool padded,
-                                      float (*sums)[NN_GROUP])
+/* sums[0][f], sums[1][f] = bias[f] + all products, for `group` filters at the two positions. step: taps at a time, 1 or
+ * 2. padded: whether weight_skip may be other than 0. */
+NN_INLINE void nn_conv2d_f32_multiply(nn_conv2d_f32_block b, const float *bias, uint32_t group, uint32_t step,
+                                      bool padded, float (*sums)[NN_GROUP])
 {
 #if NN_FPU
 #define NN_F32_FILTER(f, first, second, sum1, sum2, weight) \
@@ -82,8 +81,7 @@ NN_INLINE void nn_conv2d_f32_multiply(nn_conv2d_f32_block b, const float *bias, 
         : [first] "+&r"(b.first), [second] "+&r"(b.second), [weights] "+&r"(b.weights), [rows] "+&r"(b.rows),
           [count] "=&r"(count)
         : [taps] "rI"(b.taps), [input_skip] "rI"(b.input_skip), [weight_skip] "rI"(b.weight_skip), [bias] "r"(bias),
-          [sums] "r"(sums), [group] "i"(group), [step] "i"(step),
-          [padded] "i"(padded), [last] "i"(group - 1u),
+          [sums] "r"(sums), [group] "i"(group), [step] "i"(step), [padded] "i"(padded), [last] "i"(group - 1u),
           [last_second] "i"(group + 7u), [last_weight] "i"(group + 19u)
         : "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "s12", "s13", "s14", "s15", "s16",
           "s17", "s18", "s19", "s20", "s21", "s22", "s23", "s24", "s25", "s26", "s27", "cc", "memory");
@@ -124,8 +122,8 @@ NN_INLINE nn_conv2d_f32_range nn_conv2d_f32_inside(int32_t start, uint32_t kerne
 }
 
 /* sums[p][f] of filters `filter` on, at row y and columns x and (when `both`) x + 1 of the convolution's result. */
-NN_INLINE void nn_conv2d_f32_sums(const nn_conv2d_f32_groups_layer *layer, const float *input, uint32_t filter, uint32_t y,
-                                  uint32_t x, bool both, float (*sums)[NN_GROUP])
+NN_INLINE void nn_conv2d_f32_sums(const nn_conv2d_f32_groups_layer *layer, const float *input, uint32_t filter,
+                                  uint32_t y, uint32_t x, bool both, float (*sums)[NN_GROUP])
 {
     const nn_conv2d_shape *s = &layer->shape;
     const uint32_t kernel_row = s->kernel[1] * s->channels;
@@ -140,10 +138,10 @@ NN_INLINE void nn_conv2d_f32_sums(const nn_conv2d_f32_groups_layer *layer, const
         const bool together = both && (!s->padding[1] || (left >= 0 && left + (int32_t)(s->stride[1] + s->kernel[1]) <=
                                                                            (int32_t)s->width));
         const uint32_t taps = (columns.end - columns.first) * s->channels;
-        const uint32_t begin = (uint32_t)((top + (int32_t)rows.first) * (int32_t)s->width + left + (int32_t)columns.first);
+        const int32_t begin = (top + (int32_t)rows.first) * (int32_t)s->width + left + (int32_t)columns.first;
         const nn_conv2d_f32_block block = {
-            .first = input + begin * s->channels,
-            .second = input + (begin + (together ? s->stride[1] : 0u)) * s->channels,
+            .first = input + (uint32_t)begin * s->channels,
+            .second = input + ((uint32_t)begin + (together ? s->stride[1] : 0u)) * s->channels,
             .weights = weights + (1u + rows.first * kernel_row + columns.first * s->channels) * layer->group,
             .rows = rows.end - rows.first,
             .taps = taps,
@@ -158,8 +156,8 @@ NN_INLINE void nn_conv2d_f32_sums(const nn_conv2d_f32_groups_layer *layer, const
 }
 
 /* All outputs of one group of `count` filters (the last group may have fewer than the others). */
-NN_INLINE void nn_conv2d_f32_group(const nn_conv2d_f32_groups_layer *layer, const float *input, float *out, uint32_t filter,
-                                   uint32_t count)
+NN_INLINE void nn_conv2d_f32_group(const nn_conv2d_f32_groups_layer *layer, const float *input, float *out,
+                                   uint32_t filter, uint32_t count)
 {
     const nn_conv2d_shape *s = &layer->shape;
     const bool pooled = s->pool[0] * s->pool[1] > 1u;
@@ -189,8 +187,8 @@ NN_INLINE void nn_conv2d_f32_group(const nn_conv2d_f32_groups_layer *layer, cons
             for (uint32_t py = 0; py < s->pool[0]; py++) {
                 for (uint32_t px = 0; px < s->pool[1]; px += 2u) {
                     const bool both = s->pool[1] % 2u == 0 || px + 1u < s->pool[1];
-                    nn_conv2d_f32_sums(layer, input, filter, row * s->pool_stride[0] + py, column * s->pool_stride[1] + px,
-                                       both, sums);
+                    nn_conv2d_f32_sums(layer, input, filter, row * s->pool_stride[0] + py,
+                                       column * s->pool_stride[1] + px, both, sums);
                     /* Where there is no second position, the first stands in for it. */
                     for (uint32_t f = 0; f < count; f++) {
                         out[f] = nn_max_f32(out[f], nn_max_f32(sums[0][f], sums[1][f]));

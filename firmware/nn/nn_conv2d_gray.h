@@ -1,11 +1,11 @@
 /* Convolution of one input channel with stride 1: four outputs of one filter - two rows, two columns - at a time.
  *
  * Optimal for cores with the DSP extension; without pooling, or with 2x2 pooling, whose window is just those four. The
- * input is read through a window of pairs of rows: a word holds two pixels, one below the other. The same words serve an
- * upper output, whose weights pair as (w0, w1) (w2, w3) (w4, 0), and the lower one beside it, whose weights pair as
- * (0, w0) (w1, w2) (w3, w4): for nn_dot.h these are two filters, at two positions one word apart. Rows outside the input
- * hold its zero point. Weights: the packed words of one filter after the other. Scratch: the tile of one filter, then the
- * window.
+ * input is read through a window of pairs of rows: a word holds two pixels, one below the other. The same words serve
+ * an upper output, whose weights pair as (w0, w1) (w2, w3) (w4, 0), and the lower one beside it, whose weights pair as
+ * (0, w0) (w1, w2) (w3, w4): for nn_dot.h these are two filters, at two positions one word apart. Rows outside the
+ * input hold its zero point. Weights: the packed words of one filter after the other. Scratch: the tile of one filter,
+ * then the window.
  */
 #ifndef NN_CONV2D_GRAY_H
 #define NN_CONV2D_GRAY_H
@@ -46,8 +46,8 @@ NN_INLINE void nn_conv2d_gray_fill(const nn_conv2d_gray_layer *layer, const uint
 }
 
 /* The two (pooled: one) rows of outputs of filter `filter` that begin at row `row`, from the window at `window`. */
-NN_INLINE void nn_conv2d_gray_rows(const nn_conv2d_gray_layer *layer, const nn_word *tile, const nn_word *window, uint32_t row,
-                                   uint32_t filter, void *output)
+NN_INLINE void nn_conv2d_gray_rows(const nn_conv2d_gray_layer *layer, const nn_word *tile, const nn_word *window,
+                                   uint32_t row, uint32_t filter, void *output)
 {
     const nn_conv2d_shape *s = &layer->shape;
     const nn_requantization *r = &layer->requantize;
@@ -60,7 +60,8 @@ NN_INLINE void nn_conv2d_gray_rows(const nn_conv2d_gray_layer *layer, const nn_w
         const bool both = pooled || s->columns % 2u == 0 || column + 1u < s->columns;
         int32_t sums[2][2] = {{0, 0}, {0, 0}};
         if (both) {
-            nn_dot_2x2(tile, window + column * (pooled ? 2u : 1u), 4, s->kernel[0] / 2u + 1u, s->kernel[1], 4u * words, sums);
+            nn_dot_2x2(tile, window + column * (pooled ? 2u : 1u), 4, s->kernel[0] / 2u + 1u, s->kernel[1],
+                       4u * words, sums);
         } else {
             nn_dot_2x2(tile, window + column, 0, s->kernel[0] / 2u + 1u, s->kernel[1], 4u * words, sums);
         }

@@ -1,8 +1,8 @@
 /* Convolution by 16-bit pairs: two filters at two positions at a time, two multiplications per instruction.
  *
  * Optimal for cores with the DSP extension; any kernel, stride and padding, any number of channels. Filters go in pairs
- * (an odd last one has a partner of zeros); the weights of one pair are unpacked into a tile. Activations are read as rows
- * of 16 bits, in which the kernel's rows begin at whole words:
+ * (an odd last one has a partner of zeros); the weights of one pair are unpacked into a tile. Activations are read as
+ * rows of 16 bits, in which the kernel's rows begin at whole words:
  *
  * - direct: the input is such rows (NN_U8_IN_16, even channels, no padding). Scratch: the tile.
  * - else through a window of rows that slides down the image, padded with the input's zero point. Where one step to the
@@ -62,10 +62,10 @@ NN_INLINE nn_conv2d_pairs_rows nn_conv2d_pairs_layout(const nn_conv2d_pairs_laye
     return rows;
 }
 
-/* Accumulators of two filters at horizontal positions `x` and, when `both`, x + 1 (else twice at x). Where rows have shifted
- * copies, `x` is even. */
-NN_INLINE void nn_conv2d_pairs_sums(const nn_conv2d_pairs_layer *layer, const nn_conv2d_pairs_rows *rows, const nn_word *tile,
-                                    const void *row, uint32_t x, bool both, int32_t sums[2][2])
+/* Accumulators of two filters at horizontal positions `x` and, when `both`, x + 1 (else twice at x). Where rows have
+ * shifted copies, `x` is even. */
+NN_INLINE void nn_conv2d_pairs_sums(const nn_conv2d_pairs_layer *layer, const nn_conv2d_pairs_rows *rows,
+                                    const nn_word *tile, const void *row, uint32_t x, bool both, int32_t sums[2][2])
 {
     const nn_word *const first = (const nn_word *)((uintptr_t)row + 2u * x * rows->step);
     const uint32_t next = both ? rows->shifted + rows->step / 2u * 4u : 0u;
@@ -80,13 +80,14 @@ NN_INLINE void nn_conv2d_pairs_finish(const nn_conv2d_pairs_layer *layer, void *
     const nn_conv2d_shape *s = &layer->shape;
     nn_finish(output, index, s->output, &layer->requantize, s->relu, first + layer->bias[filter], filter);
     if (s->filters % 2u == 0 || filter + 1u < s->filters) {
-        nn_finish(output, index + 1u, s->output, &layer->requantize, s->relu, second + layer->bias[filter + 1u], filter + 1u);
+        nn_finish(output, index + 1u, s->output, &layer->requantize, s->relu, second + layer->bias[filter + 1u],
+                  filter + 1u);
     }
 }
 
-/* One row of outputs of filters `filter` and `filter + 1`, from `index` of the output on; `row`: the first that it reads. */
-NN_INLINE void nn_conv2d_pairs_row(const nn_conv2d_pairs_layer *layer, const nn_conv2d_pairs_rows *rows, const nn_word *tile,
-                                   const void *row, void *output, uint32_t index, uint32_t filter)
+/* One row of outputs of filters `filter` and `filter + 1`, from `index` of the output on. row: the first it reads. */
+NN_INLINE void nn_conv2d_pairs_row(const nn_conv2d_pairs_layer *layer, const nn_conv2d_pairs_rows *rows,
+                                   const nn_word *tile, const void *row, void *output, uint32_t index, uint32_t filter)
 {
     const nn_conv2d_shape *s = &layer->shape;
     int32_t sums[2][2];

@@ -1,9 +1,9 @@
 /* Inner products of 16-bit pairs: two filters at two positions at once, and how 8-bit weights become such pairs.
  *
  * A tile holds the weights of two filters, row by row of the kernel, as words of two int16_t. In a row, two words of
- * filter 0 alternate with two words of filter 1; when a row has an odd number of words, its last one of each filter comes
- * at its end: 0 0 1 1  0 0 1 1  0 1. In flash each word has four int8_t weights, which make two words of the tile: bytes
- * 0 and 2 the first, bytes 1 and 3 the second.
+ * filter 0 alternate with two words of filter 1; when a row has an odd number of words, its last one of each filter
+ * comes at its end: 0 0 1 1  0 0 1 1  0 1. In flash each word has four int8_t weights, which make two words of the
+ * tile: bytes 0 and 2 the first, bytes 1 and 3 the second.
  *
  * The assembly exists for LDM and LDRD, which GCC does not form here: 11 instructions for 16 multiplications.
  */
@@ -72,8 +72,8 @@ NN_INLINE void nn_unpack_s8(const uint32_t *packed, nn_word *tile, uint32_t word
     NN_DOT_TWO_WORDS(2) NN_DOT_TWO_WORDS(4) NN_DOT_TWO_WORDS(6) NN_DOT_TWO_WORDS(8) NN_DOT_TWO_WORDS(10)    \
     NN_DOT_TWO_WORDS(12) NN_DOT_TWO_WORDS(14) NN_DOT_TWO_WORDS(16) NN_DOT_LAST_WORD
 
-/* What the assembly reads and writes: twelve registers. GCC wants low ones for values that it keeps on the stack, so that
- * the high ones are those named here; with more of either, it may not find enough. */
+/* What the assembly reads and writes: twelve registers. GCC wants low ones for values that it keeps on the stack, so
+ * that the high ones are those named here; with more of either, it may not find enough. */
 #define NN_DOT_OPERANDS [w] "+r"(w), [x] "+r"(x), [a00] "+r"(a00), [a01] "+r"(a01), [a10] "+r"(a10), [a11] "+r"(a11)
 #define NN_DOT_CLOBBERS "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory"
 
@@ -86,11 +86,11 @@ NN_INLINE void nn_unpack_s8(const uint32_t *packed, nn_word *tile, uint32_t word
 enum { NN_DOT_STRAIGHT = 17, NN_DOT_UNROLLED = 24, NN_DOT_BLOCK = 8 };
 #endif
 
-/* Adds to sums[filter][position] the products of `rows` rows of `words` words: those of the tile at `w` with those at `x`
- * (position 0) and `next` bytes further (position 1; at most 1020). Both are word-aligned; a row's next one is `pitch` bytes
- * further, at most 4095 from its end. Sums wrap at 32 bits. */
-NN_INLINE void nn_dot_2x2(const nn_word *w, const nn_word *x, uint32_t next, uint32_t rows, uint32_t words, uint32_t pitch,
-                          int32_t sums[2][2])
+/* Adds to sums[filter][position] the products of `rows` rows of `words` words: those of the tile at `w` with those
+ * at `x` (position 0) and `next` bytes further (position 1; at most 1020). Both are word-aligned; a row's next one
+ * is `pitch` bytes further, at most 4095 from its end. Sums wrap at 32 bits. */
+NN_INLINE void nn_dot_2x2(const nn_word *w, const nn_word *x, uint32_t next, uint32_t rows, uint32_t words,
+                          uint32_t pitch, int32_t sums[2][2])
 {
 #if NN_DSP
     int32_t a00 = sums[0][0], a01 = sums[0][1], a10 = sums[1][0], a11 = sums[1][1];

@@ -1,10 +1,10 @@
 /* The fully connected layer of floats, two rows at a time, sums in registers.
  *
- * Optimal for Cortex-M4F and M7. Multiplications and additions round separately (VMLA, not VFMA), and a row has two sums,
- * one of blocks of eight inputs' even ones, which begins with the bias, and one of the odd ones; what is left of the
- * inputs goes to the first. The portable path does the same and gives the same bits. Weights: pairs of rows (an odd last
- * row has a partner of zeros); in a pair their biases, then eight of the one row and eight of the other; what is left
- * alternates. No scratch.
+ * Optimal for Cortex-M4F and M7. Multiplications and additions round separately (VMLA, not VFMA), and a row has two
+ * sums, one of blocks of eight inputs' even ones, which begins with the bias, and one of the odd ones; what is left of
+ * the inputs goes to the first. The portable path does the same and gives the same bits. Weights: pairs of rows (an odd
+ * last row has a partner of zeros); in a pair their biases, then eight of the one row and eight of the other; what is
+ * left alternates. No scratch.
  */
 #ifndef NN_LINEAR_F32_ROWS_H
 #define NN_LINEAR_F32_ROWS_H

@@ -3,12 +3,12 @@
  * Optimal for cores with the DSP extension. A word of weights has bytes (w0 ^ 0x80, w1, w2 ^ 0x80, w3), so that its two
  * halfwords are, as signed numbers, w0 + 128 + 256 w1 and w2 + 128 + 256 w3. The input x is prepared once, in scratch:
  *     even = (x0 - 127, x2 - 127), odd = (x1 - 256 (x0 - 127), x3 - 256 (x2 - 127)), all of which fit in 16 bits.
- * Then word * even + (w1, w3) * odd = w0 x0 + w1 x1 + w2 x2 + w3 x3 - 127 (w0 + w2) + 128 (x0 - 127 + x2 - 127): half of
- * the weights need no unpacking. The first correction is part of the bias, the second is the same for all rows.
- * Sums wrap at 32 bits; what they end in fits.
+ * Then word * even + (w1, w3) * odd = w0 x0 + w1 x1 + w2 x2 + w3 x3 - 127 (w0 + w2) + 128 (x0 - 127 + x2 - 127): half
+ * of the weights need no unpacking. The first correction is part of the bias, the second is the same for all rows. Sums
+ * wrap at 32 bits; what they end in fits.
  *
- * Rows come in groups of four (the last group has the rest); in a group, word i of each row follows the other.
- * Scratch: 2 bytes per input, rounded up to 4 inputs.
+ * Rows come in groups of four (the last group has the rest); in a group, word i of each row follows the other. Scratch:
+ * 2 bytes per input, rounded up to 4 inputs.
  */
 #ifndef NN_LINEAR_QUADS_H
 #define NN_LINEAR_QUADS_H
@@ -59,8 +59,8 @@ NN_INLINE uint32_t nn_linear_quads_prepare(const nn_linear_shape *s, const void 
 }
 
 /* Adds `rows` (1 to 4) rows of `words` words to `sums`; returns the end of their weights. */
-NN_INLINE const uint32_t *nn_linear_quads_rows(const uint32_t *weights, const nn_word *prepared, uint32_t words, uint32_t rows,
-                                               uint32_t sums[4])
+NN_INLINE const uint32_t *nn_linear_quads_rows(const uint32_t *weights, const nn_word *prepared, uint32_t words,
+                                               uint32_t rows, uint32_t sums[4])
 {
 #if NN_DSP
 #define NN_LINEAR_QUADS_ROW(n, word, sum)                   \
@@ -118,8 +118,8 @@ NN_INLINE const uint32_t *nn_linear_quads_rows(const uint32_t *weights, const nn
 
 /* Rows `row` to `row + rows - 1` from the prepared input; returns the end of their weights. */
 NN_INLINE const uint32_t *nn_linear_quads_group(const nn_linear_quads_layer *layer, const uint32_t *weights,
-                                                const nn_word *prepared, uint32_t correction, uint32_t row, uint32_t rows,
-                                                void *output)
+                                                const nn_word *prepared, uint32_t correction, uint32_t row,
+                                                uint32_t rows, void *output)
 {
     const nn_linear_shape *s = &layer->shape;
     uint32_t sums[4] = {0, 0, 0, 0};

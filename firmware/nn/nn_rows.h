@@ -61,7 +61,7 @@ NN_INLINE void nn_widen(const uint8_t *source, int16_t *row, uint32_t elements)
     }
 }
 
-/* Two rows of uint8_t elements into words: one element of `first` below one of `second`. The rows need not be aligned. */
+/* Two rows of uint8_t elements, aligned or not, into words: one element of `first` below one of `second`. */
 NN_INLINE void nn_zip_rows(const uint8_t *first, const uint8_t *second, nn_word *words, uint32_t elements)
 {
 #if NN_DSP
