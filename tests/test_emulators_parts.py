@@ -176,15 +176,11 @@ def test_registers_of_g_packets_are_those_of_the_description(stub: Stub) -> None
 
 
 @given(st.binary(min_size=1, max_size=64), st.integers(0, 1000))
-def test_binary_writes_arrive(data: bytes, offset: int) -> None:
-    stub = _SHARED
+def test_binary_writes_arrive(stub: Stub, data: bytes, offset: int) -> None:
     escaped = b"".join(bytes((0x7D, byte ^ 0x20)) if byte in b"#$}*" else bytes((byte,)) for byte in data)
     place = 0x2000_0000 + offset
     assert stub.ask(packet(b"X%x,%x:" % (place, len(data)) + escaped)) == b"+" + packet(b"OK")
     assert stub.ask(packet(b"m%x,%x" % (place, len(data)))) == b"+" + packet(data.hex().encode())
-
-
-_SHARED = Stub()
 
 
 # ---- the core's own registers
@@ -238,6 +234,11 @@ def test_cycle_counter_counts_only_when_unlocked_enabled_and_traced() -> None:
     dwt.firmware_writes(Dwt.CYCCNT, 0xFFFF_FFF0, ALL)
     core.now = 1020
     assert dwt.read(Dwt.CYCCNT) == 4
+    dwt.firmware_writes(Dwt.LAR, 0, ALL)
+    dwt.firmware_writes(Dwt.CYCCNT, 0, ALL)
+    assert dwt.read(Dwt.CYCCNT) == 4
+    dwt.write(Dwt.CYCCNT, 0, ALL)  # a debugger
+    assert dwt.read(Dwt.CYCCNT) == 0
 
 
 def test_systick_counts_down_and_flags_its_wrap() -> None:

@@ -58,6 +58,19 @@ label respond
     bl uart_write
     b 1b
 
+@ Looks at the line now and then while it computes, as for a request to stop.
+label poll_now_and_then
+    bl uart_setup
+    movs r4, #20
+1:  ldr r2, [r1, #0x1C]
+    ldr r3, =5000
+2:  subs r3, #1
+    bne 2b
+    subs r4, #1
+    bne 1b
+    wfi
+    b .
+
 @ Without any set-up: nothing is sent.
 label send_unclocked
     movs r0, #'x'
@@ -441,6 +454,31 @@ label process_stack
     wfi
     b .
 
+@ Only privileged code may mask interrupts: the handler does, and sees CONTROL.
+label mask_in_handler
+    ldr r0, =SCB
+    ldr r1, =mask_vectors
+    str r1, [r0, #8]
+    ldr r0, =0x20008000
+    msr psp, r0
+    movs r0, #3
+    msr control, r0
+    isb
+    cpsid i                     @ ignored
+    mrs r4, primask
+    svc #1
+    wfi
+    b .
+label mask_handler
+    mrs r5, primask
+    mrs r6, control
+    cpsid i
+    mrs r7, primask
+    bx lr
+.align 7
+mask_vectors:
+    .word 0x20010000, 0, 0, hard_fault + 1, 0, 0, 0, 0, 0, 0, 0, mask_handler + 1, 0, 0, 0, 0
+
 @ The handler sees an extended frame; s0 survives its use of the FPU.
 label call_supervisor_float
     ldr r0, =SCB
@@ -459,6 +497,7 @@ label call_supervisor_float
 label float_handler
     mov r5, lr
     mov r8, sp
+    mrs r4, control
     vmov.f32 s0, #3.0
     bx lr
 .align 7

@@ -71,11 +71,6 @@ def scan(code: bytes) -> tuple[int, list[tuple[int, Kind]]]:
     return count, found
 
 
-def index_of(code: bytes, offset: int) -> int:
-    """How many instructions of the block `code` begin before byte `offset`."""
-    return scan(code[:offset])[0]
-
-
 def it_length(halfword: int) -> int:
     """How many instructions the IT instruction `halfword` makes conditional; 0 when it is none."""
     if halfword & 0xFF00 != 0xBF00 or not halfword & 0xF:
@@ -90,9 +85,9 @@ def it_remaining(xpsr: int) -> int:
     return 4 - ((mask & -mask).bit_length() - 1) if mask else 0
 
 
-def divisor(wide: int) -> int:
-    """The register that holds the divisor of the UDIV or SDIV `wide` (first halfword in the upper 16 bits)."""
-    return wide & 0xF
+def divisor(code: bytes) -> int:
+    """The register that holds the divisor of the UDIV or SDIV that `code` begins with."""
+    return code[2] & 0xF
 
 
 def _kind(first: int, second: int) -> Kind | None:

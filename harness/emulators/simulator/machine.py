@@ -165,14 +165,15 @@ class Machine:
         self._code_pages: set[tuple[int, int]] = set()
         self._breakpoints: frozenset[int] = frozenset()
         self._translations_stale = True
-        # Instructions that may fault as the core is set up now, by address.
-        self._guards: dict[int, Kind] = {}
+        # Where instructions are that may fault as the core is set up now.
+        self._guards: set[int] = set()
         self._guards_stale = True
         self._checks_stale = True
         self._check_hooks: list[Hook] = []
 
         self._running = False
-        self._stepping = False
+        # Where the instruction is that a step executes; None during runs.
+        self._stepping: int | None = None
         self._sleeping = False
         self._stop_requested = False
         self._stop_signal = threading.Event()
@@ -265,7 +266,7 @@ class Machine:
     def reset(self) -> None:
         """What the reset pin does: registers and peripherals start over, flash and RAM keep their contents."""
         self.serial.clear()
-        self._stop_requested = self._reset_requested = False
+        self._reset_requested = False
         self._exceptions.reset()
         for peripheral in self._space.peripherals:
             peripheral.reset()
@@ -311,6 +312,7 @@ class Machine:
 
     def step(self) -> Stop:
         """Execute one instruction, or enter the exception that it raises. An IT block counts as one instruction."""
+        self.cancel_stop()
         if self._reset_requested:
             self.reset()
         reason = self._step() if self.lockup is None else None
@@ -371,10 +373,11 @@ class Machine:
         uc.hook_add(unicorn.UC_HOOK_INTR, self._on_interrupt)
         uc.hook_add(unicorn.UC_HOOK_INSN_INVALID, self._on_invalid)
         uc.hook_add(unicorn.UC_HOOK_EDGE_GENERATED, self._on_translation)
-        # The cycle counter has to know PC in the middle of a block. Unicorn sets it for the hook of a protected access.
-        uc.mem_protect(DWT_BASE, 0x1000, unicorn.UC_PROT_NONE)
+        # The counters have to know PC in the middle of a block. Unicorn sets it for the hook of a protected access.
         protected = unicorn.UC_HOOK_MEM_READ_PROT | unicorn.UC_HOOK_MEM_WRITE_PROT
-        uc.hook_add(protected, self._on_protected, begin=DWT_BASE, end=DWT_BASE + 0xFFF)
+        for base in (DWT_BASE, SCS_BASE):
+            uc.mem_protect(base, 0x1000, unicorn.UC_PROT_NONE)
+            uc.hook_add(protected, self._on_protected, begin=base, end=base + 0xFFF)
 
     def _on_page(self, _uc: Any, page: int, access: int, entry: Any, _data: Any) -> bool:
         permissions = self._space.permissions.get(page, 0)
@@ -438,13 +441,13 @@ class Machine:
         memory = self._space.memory_at(address)
         if memory is not None:
             self._code_pages |= _pages(memory, address - memory.origin, size)
-        guards = {address + offset: kind for offset, kind in found if self._may_fault(kind)}
-        if guards.keys() - self._guards.keys() and not self._stepping:
+        guards = {address + offset for offset, kind in found if self._may_fault(kind)}
+        if guards - self._guards and self._stepping is None:
             self._guards |= guards
             self._checks_stale = True
 
     def _must_leave(self) -> bool:
-        stale = self._checks_stale and not self._stepping
+        stale = self._checks_stale and self._stepping is None
         return self._stop_requested or self._reset_requested or stale or self._event is not None
 
     def _leave_at_next_block(self) -> None:
@@ -486,7 +489,6 @@ class Machine:
         uc = self._uc
         if self._guards_stale:
             self._guards.clear()
-            self._blocks.clear()
         self._guards_stale = self._checks_stale = False
         for hook in self._check_hooks:
             unhook(uc, hook)
@@ -505,10 +507,13 @@ class Machine:
 
     def _guard(self, address: int) -> Fault | None:
         """The fault of the guarded instruction at `address`, which is about to run."""
-        kind = self._guards.get(address)
+        code = self._space.code(address, 4)
+        _, found = decode.scan(code)
+        if not found or found[0][0]:
+            return None  # code in RAM that has changed since
+        kind = found[0][1]
         if kind is Kind.DIVIDE:
-            second = int.from_bytes(self._space.code(address + 2, 2), "little")
-            zero = self._registers.numbered(decode.divisor(second)) == 0
+            zero = self._registers.numbered(decode.divisor(code)) == 0
             return Fault(Cfsr.DIVBYZERO) if zero and self._system.ccr & CCR_DIV_0_TRP else None
         if not self._fpu_usable():
             return Fault(Cfsr.NOCP)
@@ -597,16 +602,15 @@ class Machine:
         # Unicorn cannot stop inside an IT block.
         length = decode.it_remaining(xpsr) or 1 + decode.it_length(first)
         executed, _ = self._counter.read()
+        if self._checks_stale:
+            self._renew_checks()
         self._guard_ahead(pc, length)
-        self._stepping = True
+        self._stepping = pc
         try:
             reason = self._execute()
         finally:
-            self._stepping = False
-            # Single steps translate blocks that do not hold for runs.
-            self._translations_stale = True
-            self._counts.clear()
-            self._blocks.clear()
+            self._stepping = None
+            self._translations_stale = True  # single steps translate blocks that do not hold for runs
         if self._event is None:
             # The block hook has counted whole blocks, perhaps the next one too.
             self._counter.add(executed + length - self._counter.read()[0])
@@ -617,17 +621,18 @@ class Machine:
         code = self._space.code(pc, 4 * length)
         for offset, kind in decode.scan(code)[1]:
             if self._may_fault(kind):
-                self._guards[pc + offset] = kind
+                self._guards.add(pc + offset)
                 self._checks_stale = True
 
     def _execute(self) -> Reason | None:
         """Let Unicorn run until it stops, then do what it stopped for. None: it can go on."""
         if self._checks_stale:
             self._renew_checks()
-        if self._translations_stale or self._stepping:
+        if self._translations_stale or self._stepping is not None:
             self._translations_stale = False
             self._counts.clear()
-            self._uc.ctl_set_exits([] if self._stepping else sorted(self._breakpoints))
+            self._blocks.clear()
+            self._uc.ctl_set_exits(sorted(self._breakpoints) if self._stepping is None else [])
             self._uc.ctl_flush_tb()
         self._registers.accept_mode()
         self._event = None
@@ -635,7 +640,7 @@ class Machine:
         start = self._registers.read("pc") | self._registers.thumb()
         self._running = True
         try:
-            self._uc.emu_start(start, 0, count=1 if self._stepping else 0)
+            self._uc.emu_start(start, 0, count=0 if self._stepping is None else 1)
         except UcError as caught:
             error = caught
         finally:
@@ -647,6 +652,9 @@ class Machine:
 
     def _settle(self, error: Exception | None) -> Reason | None:
         pc = self._registers.read("pc")
+        if self._stepping not in (None, pc) and self._concerns_fetch():
+            # The step was a branch; what is wrong at its target is for the next one.
+            self._event = None
         match self._event:
             case _Refused(access=unicorn.UC_MEM_FETCH, page=page):
                 if page not in (pc & -PAGE, (pc + 2) & -PAGE):
@@ -679,9 +687,18 @@ class Machine:
                 return self._settle_quiet_stop(pc, error)
         return None
 
+    def _concerns_fetch(self) -> bool:
+        """Whether the event is about the way to an instruction rather than the instruction."""
+        match self._event:
+            case _Refused(access=unicorn.UC_MEM_FETCH):
+                return True
+            case _Invalid():
+                return not self._registers.thumb()
+        return False
+
     def _settle_quiet_stop(self, pc: int, error: Exception | None) -> Reason | None:
         """Unicorn stopped without an event: it was asked to, or is at a breakpoint, or WFI put the core to sleep."""
-        if self._stop_requested or self._reset_requested or self._checks_stale or self._stepping:
+        if self._stop_requested or self._reset_requested or self._checks_stale or self._stepping is not None:
             return None
         if pc in self._breakpoints:
             return Reason.BREAKPOINT

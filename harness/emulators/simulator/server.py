@@ -169,7 +169,6 @@ class Server:
             return
         client.setblocking(False)
         self._selector.unregister(self._serial_listener)
-        self._unsent.clear()
         self._serial_client = client
         self._watch_serial()
 
@@ -211,14 +210,18 @@ class Server:
     def _send_serial(self) -> None:
         """Send what the client takes; the core's thread meanwhile only appends."""
         unsent = self._unsent
+        if not unsent:
+            return
+        if self._serial_client is None:
+            # Nobody listens, or somebody does whom we have not looked at yet.
+            self._accept_serial(selectors.EVENT_READ)
         if self._serial_client is None:
             unsent.clear()
-        if not unsent:
             return
         if len(unsent) > _MOST_UNSENT_BYTES:
             del unsent[:-_MOST_UNSENT_BYTES]
         try:
-            sent = self._serial_client.send(bytes(unsent[: 1 << 16])) if self._serial_client is not None else 0
+            sent = self._serial_client.send(bytes(unsent[: 1 << 16]))
         except BlockingIOError:
             return
         except OSError:
