@@ -57,5 +57,5 @@ def command(
     if json:
         print_json({"directory": str(output), "files": [path.name for path in files]})
         return
-    for path in files:
+    for path in files if not quiet else ():
         out.print(f"{path}  {path.stat().st_size:,} B", markup=False, soft_wrap=True)

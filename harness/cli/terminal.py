@@ -120,3 +120,24 @@ def unwind_on_signals() -> None:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), unwind)
+    if hasattr(signal, "setitimer"):
+        _raise_again_what_was_swallowed()
+
+
+def _raise_again_what_was_swallowed() -> None:
+    """An interrupt that arrives while a C extension calls back into Python is printed and lost: raise it once more."""
+    swallowed: list[BaseException] = []
+
+    def note(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt | SystemExit):
+            swallowed.append(unraisable.exc_value)
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    def again(number: int, frame: FrameType | None) -> None:
+        if swallowed:
+            raise swallowed.pop()
+
+    signal.signal(signal.SIGALRM, again)
+    sys.unraisablehook = note

@@ -103,7 +103,7 @@ class Layer(_Record):
     """One observable layer. form: how its weights are stored. shape: of its output. ticks: in the latency's unit, None
     where none were taken.
 
-    weight_bytes: its constants. activation_bytes: the buffers it needs at once: input, output and scratch. crc_*: CRC-32
+    weight_bytes: its constants. activation_bytes: the buffers it needs at once: input, output, scratch. crc_*: CRC-32
     of its logical output tensor; of several samples, the CRC-32 over theirs (little-endian, in the samples' order).
     """
 
