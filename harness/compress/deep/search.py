@@ -46,7 +46,7 @@ _CALIBRATION_IMAGES = 512
 _FAST, _SLOW = 0.72, 0.90
 _DESCENT_EPOCHS = 30
 _CANDIDATE_EPOCHS = 8
-_CANDIDATES = 4
+_CANDIDATES = 5
 # More, as long as none is within the budget.
 _MOST_CANDIDATES = 10
 _CANDIDATE_STEP = 0.85
@@ -311,7 +311,8 @@ class _Journal:
     """How far the search is: JSON-able, kept beside the tensors after every epoch.
 
     epoch: finished ones of the present stage ("descent" or "candidate"). target: the present cost target.
-    passed, failed: the lowest target whose candidate was confirmed, the highest of one that was not.
+    passed, failed: the lowest target whose candidate was within the budget on the shifted validation split, the highest
+    of one that was not.
     accepted: (not confirmed, cost) of the best network so far.
     """
 
@@ -432,8 +433,7 @@ class _Search:
         if self._descended():
             journal.stage, journal.epoch = "candidate", 0
             if options.sparsity is None:
-                # What was lost by then was pruned some epochs earlier.
-                journal.target = end / _CANDIDATE_STEP**2
+                journal.target = end / _CANDIDATE_STEP
             self._rebase()
         self._save()
 
@@ -495,7 +495,8 @@ class _Search:
             within_budget=within,
             confirmed=within and shifted_loss <= limit,
         )
-        if candidate.confirmed:
+        # Once there is a result, the direction follows the shifted loss alone, of which less is luck.
+        if shifted_loss <= limit and (within or journal.accepted is not None):
             if journal.failed is not None and journal.failed >= journal.target:
                 journal.failed = None
             journal.passed = min(journal.target, journal.passed or math.inf)
@@ -529,7 +530,7 @@ class _Search:
             return True
         if journal.accepted is None:
             return count >= _MOST_CANDIDATES
-        if journal.passed is None:
+        if journal.passed is None or journal.accepted[0]:
             return count >= _CANDIDATES
         close = journal.failed is not None and journal.failed / journal.passed >= _RESOLUTION
         return count >= _CANDIDATES or close
