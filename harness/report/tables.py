@@ -104,8 +104,8 @@ def table(rows: pandas.DataFrame, columns: Sequence[str]) -> Table:
 
 def markdown(content: Table) -> str:
     """The table as GitHub's Markdown, aligned so that it reads as text too. Ends with a line break."""
-    lines = [[_escape(column.title) for column in content.columns]]
-    lines += [[_escape(cell.text) for cell in row] for row in content.rows]
+    lines = [[escape(column.title) for column in content.columns]]
+    lines += [[escape(cell.text) for cell in row] for row in content.rows]
     widths = [max(3, *(len(line[index]) for line in lines)) for index in range(len(content.columns))]
 
     def line(cells: Sequence[str]) -> str:
@@ -122,7 +122,7 @@ def markdown(content: Table) -> str:
     return "\n".join([line(lines[0]), "| " + " | ".join(rule) + " |", *map(line, lines[1:])]) + "\n"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Names of networks and boards are somebody's: nothing in them is Markdown or HTML."""
     for mark in "\\|`*_<>[]&":
         text = text.replace(mark, f"\\{mark}")

@@ -2,18 +2,23 @@
 
 A baseline file is {"schema": 1, "specs": [...], "expected": [...]}: what to run, and for each spec the record that is
 expected, without what differs from run to run (time, git commit) or from machine to machine (host clocks, packages).
+It may have "tolerances", {figure: fraction}, where a figure is a dotted name with * for any part of it, and "times":
+for each spec the times of clocks that vary, {"machine": ..., "rounds": [[...], ...]}, or null.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
 from harness.files import write_whole
+from harness.results.comparability import build_options
 from harness.results.json_file import Unusable, parse_json, read_bounded
 from harness.results.record import Layer, Result
 
@@ -31,8 +36,7 @@ Expected = Mapping[str, Any]
 _EXACT_CLOCKS = ("instructions", "modelled")
 
 # Kept beside the figures to explain why they moved; not compared by compare().
-_CAUSES = ("compiler", "optimize", "board_manifest_sha256", "weights_sha256", "dataset_sha256")
-
+_CAUSES = ("compiler", "flags", "optimize", "board_manifest_sha256", "weights_sha256", "dataset_sha256")
 
 # A record nests four deep.
 _MAX_DEPTH = 8
@@ -48,11 +52,24 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Times:
+    """The times of a clock that varies: one list for each round. machine: whose they are, None for a board's."""
+
+    machine: str | None
+    rounds: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class Baseline:
-    """specs: what to run. expected: one per spec, or empty when none was recorded yet."""
+    """specs: what to run. expected: one per spec, or empty when none was recorded yet.
+
+    tolerances: relative, by the figure's dotted name, in which * stands for anything. times: one per spec, or empty.
+    """
 
     specs: tuple[Spec, ...]
     expected: tuple[Expected, ...]
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    times: tuple[Times | None, ...] = ()
 
 
 def stable(record: Result) -> dict[str, Any]:
@@ -65,6 +82,8 @@ def stable(record: Result) -> dict[str, Any]:
     plain = record.plain()
     fingerprint = plain["fingerprint"]
     kept = {key: plain[key] for key in ("model", "variant", "board", "engine", "kernels", "seed")}
+    plain["latency"].pop("times")
+    fingerprint["flags"] = " ".join(build_options(fingerprint["flags"])) or None
     latency = plain["latency"] if exact_clock else {key: plain["latency"][key] for key in ("clock", "unit", "repeats")}
     layers = [
         _stable_layer(layer, ticks=exact_clock, reference=record.bit_exact is not None) for layer in record.layers
@@ -92,6 +111,20 @@ def compare(baseline: Expected, record: Result) -> tuple[Change, ...]:
     A figure that only one of them has counts as moved. What the figures came from is not compared: see causes().
     """
     return _changes(_without(baseline, "fingerprint"), _without(stable(record), "fingerprint"))
+
+
+def within(change: Change, tolerances: Mapping[str, float]) -> bool:
+    """Whether a tolerance covers the change: of all that name the figure, the last one counts."""
+    allowed = [share for pattern, share in tolerances.items() if fnmatch.fnmatchcase(change.field, pattern)]
+    before, after = change.before, change.after
+    if not allowed or not _is_number(before) or not _is_number(after):
+        return False
+    assert isinstance(before, int | float) and isinstance(after, int | float)
+    return abs(after - before) <= allowed[-1] * abs(before)
+
+
+def _is_number(value: Scalar) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def causes(baseline: Expected, record: Result) -> tuple[Change, ...]:
@@ -156,7 +189,7 @@ def _baseline(raw: Any) -> Baseline:
         raise Unusable(f"a newer harness wrote it (schema {schema}, this one knows {SCHEMA})")
     if schema != SCHEMA or isinstance(schema, bool):
         raise Unusable(f"its schema is {schema!r}, not {SCHEMA}")
-    if unknown := sorted(set(raw) - {"schema", "specs", "expected"}):
+    if unknown := sorted(set(raw) - {"schema", "specs", "expected", "tolerances", "times"}):
         raise Unusable(f"it has an unknown key '{unknown[0]}'")
     specs, expected = raw.get("specs"), raw.get("expected", [])
     if not isinstance(specs, list) or not specs:
@@ -172,17 +205,61 @@ def _baseline(raw: Any) -> Baseline:
         if not isinstance(record, dict):
             raise Unusable(f"expected[{index}] is not a record")
         _flat(record)
-    return Baseline(tuple(specs), tuple(expected))
+    return Baseline(
+        tuple(specs), tuple(expected), _tolerances(raw.get("tolerances", {})), _times(raw.get("times", []), len(specs))
+    )
 
 
-def write_baseline(path: Path, specs: Sequence[Spec], records: Sequence[Result]) -> None:
-    """Writes the baseline of these runs, whole or not at all: records[i] is what specs[i] gave.
+def _tolerances(raw: Any) -> dict[str, float]:
+    if not isinstance(raw, dict):
+        raise Unusable("tolerances is not an object")
+    for name, share in raw.items():
+        if not _is_number(share) or not 0 <= share < math.inf:
+            raise Unusable(f"the tolerance of {name} is not a fraction")
+    return raw
+
+
+def _times(raw: Any, specs: int) -> tuple[Times | None, ...]:
+    if not isinstance(raw, list) or len(raw) not in (0, specs):
+        raise Unusable("times must have one entry for each spec, or none at all")
+    return tuple(_one_times(entry, f"times[{index}]") for index, entry in enumerate(raw))
+
+
+def _one_times(raw: Any, where: str) -> Times | None:
+    if raw is None:
+        return None
+    if not isinstance(raw, dict) or set(raw) != {"machine", "rounds"}:
+        raise Unusable(f"{where} is not an object of machine and rounds")
+    machine, rounds = raw["machine"], raw["rounds"]
+    good = isinstance(rounds, list) and rounds and all(isinstance(times, list) and times for times in rounds)
+    if not good or not all(type(time) is int and time > 0 for times in rounds for time in times):
+        raise Unusable(f"{where}: rounds are not lists of times")
+    if not isinstance(machine, str | None):
+        raise Unusable(f"{where}: machine is not a name")
+    return Times(machine, tuple(tuple(times) for times in rounds))
+
+
+def write_baseline(
+    path: Path,
+    specs: Sequence[Spec],
+    records: Sequence[Result],
+    *,
+    tolerances: Mapping[str, float] | None = None,
+    times: Sequence[Times | None] = (),
+) -> None:
+    """Writes the baseline of these runs, whole or not at all: records[i], and times[i], is what specs[i] gave.
 
     The same runs give the same bytes, so that a diff shows figures only. InputError when the file cannot be written.
     """
-    document = {
+    document: dict[str, Any] = {
         "schema": SCHEMA,
         "specs": [dict(spec) for spec in specs],
         "expected": [stable(record) for _, record in zip(specs, records, strict=True)],
     }
+    if tolerances:
+        document["tolerances"] = dict(tolerances)
+    if any(times):
+        document["times"] = [
+            entry and {"machine": entry.machine, "rounds": [list(times) for times in entry.rounds]} for entry in times
+        ]
     write_whole(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -21,6 +21,7 @@ ALLOWANCES: Mapping[str, tuple[str, ...]] = {
     "compiler": ("fingerprint.compiler",),
     "flags": ("fingerprint.flags",),
     "board": ("fingerprint.board_manifest_sha256",),
+    "machine": ("machine",),
     "data": (
         "accuracy.dataset",
         "accuracy.split",
@@ -66,6 +67,8 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Difference,
 def _fields(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterable[tuple[str, Aspect]]:
     same_board = a.get("board") == b.get("board")
     timed = _get(a, "latency.clock") in _TIMED and _get(b, "latency.clock") in _TIMED
+    if _get(a, "latency.clock") == "host":
+        yield "machine", "cost"  # of baselines: a record does not say whose nanoseconds it holds
     yield "latency.clock", "cost"
     yield "latency.unit", "cost"
     yield "latency.model_version", "cost"
