@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from emulators_assembly import FLASH, NEEDS_COMPILER, NO_COMPILER, cases
@@ -444,6 +445,22 @@ def test_flash_and_its_alias_are_one() -> None:
     made.write(0x0020_0100, b"alias")
     assert made.read(FLASH + 0x100, 5) == b"alias"
     assert made.read(FLASH + 0x10_0000 - 4, 4) == b"\xff" * 4
+
+
+def test_elf_is_loaded_to_where_it_belongs(tmp_path: Path) -> None:
+    made = Machine(F746)
+    made.load_elf(cases().elf)
+    assert made.read(FLASH, 0x40) == cases().data[:0x40]
+    made.reset()
+    made.serial.feed(b"ok")
+    assert made.run(timeout=20).reason is Reason.INPUT
+    assert made.serial.output == b"ok"
+    (tmp_path / "text").write_text("no ELF file")
+    with pytest.raises(InputError, match="ELF"):
+        made.load_elf(tmp_path / "text")
+    small = F746.model_copy(update={"memory": (F746.memory[0].model_copy(update={"length": 1024}), F746.memory[1])})
+    with pytest.raises(InputError, match="0x08000400"):
+        Machine(small).load_elf(cases().elf)
 
 
 def test_nothing_is_outside() -> None:

@@ -83,6 +83,7 @@ class Client:
 
     def __init__(self, emulator: Emulator) -> None:
         self._socket = socket.create_connection(("127.0.0.1", emulator.gdb_port), timeout=20)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._received = b""
         assert self.ask(b"QStartNoAckMode") == b"OK"
         self._socket.sendall(b"+")
@@ -398,6 +399,8 @@ def test_memory_is_served_while_the_core_runs(board: Emulator) -> None:
     with Client(board) as client, line_to(board) as line:
         client.load()
         client.send(b"c")
+        line.write(b"!")
+        assert line.read(1) == b"!"
         for value in (b"\x12\x34\x56\x78", b"\xff\x00\xff\x00"):
             assert client.ask(b"M20000000,4:" + value.hex().encode()) == b"OK"
             assert client.ask(b"m20000000,4") == value.hex().encode()

@@ -1,9 +1,11 @@
 """A board in this process: its core on Unicorn, its memories, peripherals and faults. No sockets, no processes.
 
     machine = Machine(boards.load("nucleo-f746"))
-    machine.write(0x0800_0000, image)
+    machine.load_elf(path)
     machine.reset()
-    stop = machine.run(timeout=5.0)
+    machine.serial.feed(b"name%")
+    stop = machine.run(timeout=5.0)  # Reason.INPUT: it has answered, and waits
+    answer = machine.serial.output
 
 Time is the exact number of executed instructions. A cycle model goes behind `clock_source`.
 """
@@ -15,6 +17,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import unicorn
@@ -22,7 +25,7 @@ from unicorn import arm_const as reg
 
 from harness.boards import Board
 from harness.emulators.simulator import chips, decode
-from harness.emulators.simulator.address_space import PAGE, AddressSpace, Memory
+from harness.emulators.simulator.address_space import PAGE, AddressError, AddressSpace, Memory
 from harness.emulators.simulator.block_counter import BlockCounter
 from harness.emulators.simulator.core_registers import FLOAT, GENERAL, XPSR_IT, XPSR_T, CoreRegisters
 from harness.emulators.simulator.decode import Kind
@@ -223,6 +226,25 @@ class Machine:
     def write(self, address: int, data: bytes) -> None:
         """Write `data` from `address`, flash included; AddressError where nothing is, or only constants."""
         self._space.write(address, data)
+
+    def load_elf(self, path: Path) -> None:
+        """Write what an ELF file holds to where it belongs. A reset() has to follow.
+
+        InputError when it is no ELF file or holds something for an address where nothing is.
+        """
+        from elftools.common.exceptions import ELFError
+        from elftools.elf.elffile import ELFFile
+
+        try:
+            with path.open("rb") as file:
+                for segment in ELFFile(file).iter_segments("PT_LOAD"):
+                    self.write(segment["p_paddr"], segment.data())
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        except ELFError as error:
+            raise InputError(f"{path} is not a valid ELF file: {error}") from error
+        except AddressError as error:
+            raise InputError(f"{path} does not fit board {self.board.id}: {error}") from error
 
     def read_register(self, name: str) -> int:
         """r0 to r12, sp, lr, pc, xpsr, msp, psp, primask, basepri, faultmask, control, s0 to s31, d0 to d15, fpscr."""
