@@ -69,7 +69,8 @@ NN_INLINE void nn_lanes_finish_row(const nn_lanes_filters *filters, const uint32
 {
     /* Copies: a store of an output might change what is behind a pointer. */
     const uint32_t pixel = filters->pixel, unit = filters->unit;
-    for (uint32_t filter = 0; filter < filters->filters; filter++) {
+    uint32_t filter = 0;
+    do {
         const int32_t bias = nn_sparse_bias(&filters->finish, kind, filter) - NN_LANES_OFFSET;
         const int32_t multiplier = nn_sparse_multiplier(&filters->finish, kind, filter);
         const uint32_t *lanes = sums;
@@ -85,7 +86,7 @@ NN_INLINE void nn_lanes_finish_row(const nn_lanes_filters *filters, const uint32
         } while (--left);
         sums += filters->filter;
         output += filters->channel;
-    }
+    } while (++filter < filters->filters);
 }
 
 NN_INLINE uint8_t *nn_lanes_pad(uint8_t *row, uint32_t bytes, int32_t zero_point)

@@ -90,9 +90,11 @@ typedef const uint16_t *(*nn_lanes_filter)(const uint16_t *entries, const uint8_
 NN_INLINE void nn_lanes_table_row(const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums, nn_lanes_filter multiply)
 {
     const uint16_t *entries = filters->weights;
-    for (uint32_t filter = filters->filters; filter; filter--, sums += filters->units) {
+    uint32_t left = filters->filters;
+    do {
         entries = multiply(entries, rows, filters->pitch, sums, filters->units);
-    }
+        sums += filters->units;
+    } while (--left);
 }
 
 #endif

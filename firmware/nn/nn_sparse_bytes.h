@@ -64,13 +64,16 @@ NN_INLINE const uint8_t *nn_sparse_bytes_row(const uint8_t *x, const uint8_t *en
 NN_INLINE void nn_sparse_bytes_linear(const nn_sparse_bytes_layer *layer, const void *input, void *output,
                                       uint32_t weight_bits, nn_sparse_kind kind)
 {
-    const uint8_t *next = layer->stream;
+    /* A copy: a store of an output might change what is behind a pointer. */
+    const nn_sparse_bytes_layer own = *layer;
+    const uint8_t *next = own.stream;
     uint8_t *out = output;
-    for (uint32_t row = 0; row < layer->outputs; row++) {
-        int32_t sum = nn_sparse_bias(&layer->finish, kind, row);
+    uint32_t row = 0;
+    do {
+        int32_t sum = nn_sparse_bias(&own.finish, kind, row);
         next = nn_sparse_bytes_row(input, next + 1, *next, weight_bits, &sum);
-        out = nn_sparse_store_row(&layer->finish, kind, sum, row, out);
-    }
+        out = nn_sparse_store_row(&own.finish, kind, sum, row, out);
+    } while (++row < own.outputs);
 }
 
 #endif

@@ -526,11 +526,20 @@ def _call(entry: _Placed, memory: Plan) -> dict[str, str]:
     parameters = [f"{'const ' if role == 'input' else ''}void *{role}" for role in roles]
     arguments = [f"arena + {offset}" for offset in buffers]
     if entry.leader is None or entry.interleaving is None:
-        body = f"{entry.lowering.kernel}(&{entry.symbol}_layer, {', '.join(roles)})"
-        return {"parameters": ", ".join(parameters), "body": body, "arguments": ", ".join(arguments)}
+        record = f"&{entry.symbol}_layer"
+        if entry.lowering.kernel in entry.lowering.functions:
+            # A function that layers share needs none around it.
+            return {"function": entry.lowering.kernel, "body": "", "arguments": ", ".join([record, *arguments])}
+        return {
+            "function": f"run_{entry.symbol}",
+            "parameters": ", ".join(parameters),
+            "body": f"{entry.lowering.kernel}({record}, {', '.join(roles)})",
+            "arguments": ", ".join(arguments),
+        }
     pair = entry.interleaving
     records = f"&{entry.leader.symbol}_layer, &{entry.symbol}_layer"
     return {
+        "function": f"run_{entry.symbol}",
         "parameters": ", ".join(["nn_observer observer", *parameters]),
         "body": f"{pair.kernel}({records}, observer, {entry.leader.index}, {', '.join(roles)}, {pair.argument})",
         "arguments": ", ".join(["observer", *arguments]),

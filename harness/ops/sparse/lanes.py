@@ -34,9 +34,6 @@ _RISE, _FALL = 0x7FFF, 0x8000
 # The most words of lanes in a row of outputs: they are on the stack.
 _SUMS = 256
 
-# Bytes behind its rows that the kernel may read: a word, and the columns of an incomplete unit.
-_OVERREAD = 8
-
 POOL = Window((2, 2), (2, 2))
 
 # Bytes of a layer's own code and record, of what a window adds, and of the function that multiplies by a table.
@@ -62,7 +59,9 @@ def windowed(layer: Conv2d, site: Site) -> bool:
 
 def window_bytes(layer: Conv2d, site: Site) -> int:
     """Bytes of that window, with what is read behind it."""
-    return (layer.weight.shape[1] + 1) * window_pitch(layer, site) + _OVERREAD if windowed(layer, site) else 0
+    return (
+        (layer.weight.shape[1] + 1) * window_pitch(layer, site) + overread(layer, site) if windowed(layer, site) else 0
+    )
 
 
 def overwrite(layer: Conv2d, site: Site) -> int:
@@ -79,6 +78,13 @@ def window_instructions(layer: Conv2d, site: Site) -> int:
     """About what copying rows into the window and down it takes."""
     rows, pitch = site.output_shape[0], window_pitch(layer, site)
     return rows * pitch * (2 * 12 + 5 * (layer.weight.shape[1] - 1)) if windowed(layer, site) else 0
+
+
+def overread(layer: Conv2d, site: Site) -> int:
+    """Bytes behind its last row that a kernel may read: columns of an incomplete unit, and the rest of a word."""
+    # Code reads a word at each position, the last one a pixel further to the right than a table does.
+    last = 4 * (units(site) - 1) + 1 + layer.weight.shape[2] - 1 + 3
+    return max(int(last) - (site.input_shape[1] + 2 * layer.padding[1] - 1), 0)
 
 
 def lane_offsets(layer: Conv2d, site: Site) -> Array:
@@ -125,7 +131,9 @@ class LanesForm(SparseForm[Conv2d]):
         # The second lane of an odd column would be written into the margin.
         if site.output_layout is not Layout.HCW or site.output_shape[1] % 2:
             return None
-        second_window = window_height(follower) * window_pitch(follower, follower_site) + _OVERREAD
+        second_window = window_height(follower) * window_pitch(follower, follower_site) + overread(
+            follower, follower_site
+        )
         second_window = -(-second_window // 4) * 4
         consumed = []
         for row in range(follower_site.output_shape[0]):
@@ -206,7 +214,7 @@ class LanesForm(SparseForm[Conv2d]):
                 ),
             },
             sizes={"NN_LANES_SUMS": units(site) * filters, **(sizes or {})},
-            overread=0 if inside else _OVERREAD,
+            overread=0 if inside else overread(layer, site),
             overwrite=overwrite(layer, site),
             overlap=trailing(layer, site),
         )
