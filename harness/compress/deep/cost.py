@@ -19,8 +19,9 @@ from harness.ops.linear import Linear
 Prefer = Literal["size", "speed", "balanced"]
 
 _LANE_LEVELS = 7
-# Inputs of one output.
-_WIDE = 128
+# 3 bits of a stream's byte, which leaves 5 for the distance. Measured on LeNet-5's widest layer: 2 levels and 6 bits
+# need no fillers, but lose more accuracy than the weights that fit into those bytes win back.
+_STREAM_LEVELS = 4
 
 # How many instructions of one inference weigh as much as one byte of flash.
 _INSTRUCTIONS_PER_BYTE: dict[str, float] = {"size": 1000.0, "balanced": 60.0, "speed": 12.0}
@@ -85,11 +86,7 @@ class StreamCostModel:
         return isinstance(layer, Conv2d) and layer.stride == (1, 1)
 
     def levels(self, layer: Conv2d | Linear) -> int:
-        if self.needs_lanes(layer):
-            return _LANE_LEVELS
-        # A byte tells the value and the distance to the next weight. Wide layers end up with few weights per row, far
-        # from each other: there a bit is worth more as distance, elsewhere as value.
-        return 2 if layer.weight[0].size > _WIDE else 4
+        return _LANE_LEVELS if self.needs_lanes(layer) else _STREAM_LEVELS
 
     def estimate(self, layer: Conv2d | Linear, positions: int) -> LayerCost:
         weight = layer.weight.reshape(len(layer.weight), -1)
