@@ -218,6 +218,13 @@ def test_fault_in_an_it_block_can_be_returned_to() -> None:
         assert it_state & 0xF in (0x4, 0xC)
 
 
+def test_access_to_a_peripheral_that_is_not_modelled_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    made = machine("unmodelled_peripheral")
+    made.breakpoints = [at("hard_fault")]
+    made.run(timeout=20)
+    assert "no peripheral is modelled at 0x40000c00" in caplog.text
+
+
 def test_floating_point_behind_a_false_condition_does_not_fault() -> None:
     assert word(finish("fpu_off_skipped"), CFSR) == 0
 

@@ -27,7 +27,7 @@ _XPSR_ALIGN = 1 << 9
 _BASIC_FRAME, _EXTENDED_FRAME = 0x20, 0x68
 
 
-class Exception_(IntEnum):
+class CoreException(IntEnum):
     """Exception numbers of the core."""
 
     NMI = 2
@@ -73,11 +73,11 @@ class Fault:
     address: int | None = None
 
     @property
-    def exception(self) -> Exception_:
+    def exception(self) -> CoreException:
         """The exception that the status bit belongs to."""
         if self.status >= Cfsr.UNDEFINSTR:
-            return Exception_.USAGE_FAULT
-        return Exception_.BUS_FAULT if self.status >= Cfsr.IBUSERR else Exception_.MEM_MANAGE
+            return CoreException.USAGE_FAULT
+        return CoreException.BUS_FAULT if self.status >= Cfsr.IBUSERR else CoreException.MEM_MANAGE
 
 
 class ExceptionModel:
@@ -102,7 +102,7 @@ class ExceptionModel:
         system = self._system
         system.cfsr |= fault.status
         if fault.address is not None:
-            if fault.exception is Exception_.BUS_FAULT:
+            if fault.exception is CoreException.BUS_FAULT:
                 system.bfar = fault.address
                 system.cfsr |= Cfsr.BFARVALID
             else:
@@ -117,8 +117,8 @@ class ExceptionModel:
 
     def supervisor_call(self) -> None:
         """SVC: PC is behind it already."""
-        if self._system.priority(Exception_.SV_CALL) < self._current_priority():
-            self._enter(Exception_.SV_CALL)
+        if self._system.priority(CoreException.SV_CALL) < self._current_priority():
+            self._enter(CoreException.SV_CALL)
         else:
             self._hard_fault(Hfsr.FORCED, "SVC at a priority that does not allow it")
 
@@ -140,7 +140,7 @@ class ExceptionModel:
         stack_pointer = core.read("psp" if on_process_stack else "msp")
         frame = self._memory.load(stack_pointer, _EXTENDED_FRAME if extended else _BASIC_FRAME)
         system.active.discard(exception)
-        if exception != Exception_.NMI:
+        if exception != CoreException.NMI:
             core.write("faultmask", 0)
         if frame is None:
             self.fault(Fault(Cfsr.UNSTKERR))
@@ -174,13 +174,13 @@ class ExceptionModel:
         return priority
 
     def _hard_fault(self, why: Hfsr, cause: str) -> None:
-        if self._current_priority() <= self._system.priority(Exception_.HARD_FAULT):
+        if self._current_priority() <= self._system.priority(CoreException.HARD_FAULT):
             self._lock_up(f"{cause} at {self._core.read('pc'):#010x}, at HardFault's priority or above")
             return
         self._system.hfsr |= why
-        self._enter(Exception_.HARD_FAULT)
+        self._enter(CoreException.HARD_FAULT)
 
-    def _enter(self, exception: Exception_) -> None:
+    def _enter(self, exception: CoreException) -> None:
         core, system = self._core, self._system
         xpsr, control = core.read("xpsr"), core.read("control")
         extended = self._has_fpu and bool(control & CONTROL_FPCA)
@@ -188,13 +188,13 @@ class ExceptionModel:
         if not self._push(xpsr, extended=extended):
             system.cfsr |= Cfsr.STKERR
             # The handler runs even though its frame is lost; where it cannot be BusFault's, it is HardFault's.
-            if exception not in (Exception_.HARD_FAULT, Exception_.BUS_FAULT):
+            if exception not in (CoreException.HARD_FAULT, CoreException.BUS_FAULT):
                 system.hfsr |= Hfsr.FORCED
-                exception = Exception_.HARD_FAULT
+                exception = CoreException.HARD_FAULT
         vector = self._vector(exception)
         if vector is None:
             system.hfsr |= Hfsr.VECTTBL
-            exception = Exception_.HARD_FAULT
+            exception = CoreException.HARD_FAULT
             vector = self._vector(exception)
         if vector is None:
             self._lock_up(f"the vector table at {system.vtor:#010x} cannot be read")
@@ -222,7 +222,7 @@ class ExceptionModel:
         core.write("sp", frame)
         return stored
 
-    def _vector(self, exception: Exception_) -> int | None:
+    def _vector(self, exception: CoreException) -> int | None:
         data = self._memory.load(self._system.vtor + 4 * exception, 4)
         return None if data is None else int.from_bytes(data, "little")
 
@@ -231,5 +231,5 @@ class ExceptionModel:
         self._core.write("pc", LOCKUP_PC)
 
 
-def _name(exception: Exception_) -> str:
+def _name(exception: CoreException) -> str:
     return {4: "MemManage", 5: "BusFault", 6: "UsageFault"}[exception]

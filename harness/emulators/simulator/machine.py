@@ -13,6 +13,7 @@ Time is the exact number of executed instructions. A cycle model goes behind `cl
 from __future__ import annotations
 
 import enum
+import logging
 import struct
 import threading
 from collections.abc import Callable, Iterable
@@ -48,10 +49,13 @@ from harness.emulators.simulator.system import (
 )
 from harness.errors import InputError
 
+_log = logging.getLogger(__name__)
+
 _CPU_MODELS = {"cortex-m4": reg.UC_CPU_ARM_CORTEX_M4, "cortex-m7": reg.UC_CPU_ARM_CORTEX_M7}
 
+_PERIPHERALS = range(0x4000_0000, 0x6000_0000)
 # Where nothing can be executed, by the default memory map: Armv7-M ARM B3.1.
-_EXECUTE_NEVER = (range(0x4000_0000, 0x6000_0000), range(0xA000_0000, 0x1_0000_0000))
+_EXECUTE_NEVER = (_PERIPHERALS, range(0xA000_0000, 0x1_0000_0000))
 
 # Unicorn's kind of access -> the permission it needs.
 _NEEDED = {
@@ -688,9 +692,11 @@ class Machine:
             case _Refused(page=page):
                 self._uncount_from(pc)
                 touched = self._accessed(pc)
-                address = touched.address if touched is not None else page
-                # An access that begins on the page before.
-                self._exceptions.fault(Fault(Cfsr.PRECISERR, max(address, page) if touched else page))
+                # It may begin on the page before.
+                address = max(touched.address, page) if touched is not None else page
+                if address in _PERIPHERALS:
+                    _log.warning("bus fault at %#010x: no peripheral is modelled at %#010x", pc, address)
+                self._exceptions.fault(Fault(Cfsr.PRECISERR, address))
             case _Interrupt(number):
                 return self._take_interrupt(number, pc)
             case _Invalid():

@@ -5,14 +5,11 @@ Nothing here takes time, raises an interrupt or does DMA.
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from harness.emulators.simulator.chips import Block, Mirror
 from harness.emulators.simulator.serial_line import SerialLine
-
-_log = logging.getLogger(__name__)
 
 WORD = 0xFFFF_FFFF
 
