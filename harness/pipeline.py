@@ -562,4 +562,16 @@ def _fingerprint(
         weights_sha256=prepared.weights_sha256,
         dataset_sha256=prepared.dataset.sha256,
         seeds={"run": spec.seed},
+        options=_options(spec),
     )
+
+
+def _options(spec: RunSpec) -> dict[str, str | int | float | bool | tuple[str, ...]]:
+    """The options that are not their defaults: without those that the record holds and those of this machine."""
+    recorded = {"model", "board", "variant", "engine", "kernels", "samples", "repeat", "seed"}
+    named_here = {"weights", "data", "probe", "serial"}
+    return {
+        field.name: getattr(spec, field.name)
+        for field in dataclasses.fields(spec)
+        if field.name not in recorded | named_here and getattr(spec, field.name) != field.default
+    }

@@ -9,6 +9,7 @@ import typer
 import harness
 from harness.cli import (
     boards,
+    cache,
     compare,
     compress,
     doctor,
@@ -21,6 +22,7 @@ from harness.cli import (
     show,
     sweep,
     train,
+    verify,
 )
 from harness.cli.terminal import guarded, unwind_on_signals
 
@@ -42,11 +44,13 @@ for name, command in (
     ("regress", regress.command),
     ("show", show.command),
     ("sweep", sweep.command),
+    ("verify", verify.command),
     ("compare", compare.command),
     ("report", report.command),
     ("boards", boards.command),
     ("models", models.command),
     ("doctor", doctor.command),
+    ("cache", cache.command),
 ):
     app.command(name)(guarded(command))
 

@@ -195,7 +195,11 @@ class Mismatch(_Record):
 
 
 class Fingerprint(_Record):
-    """What the figures came from. None where there is no such thing (no git checkout, no ELF on the host engine)."""
+    """What the figures came from. None where there is no such thing (no git checkout, no ELF on the host engine).
+
+    options: what the run was asked for besides the record's own keys, where it was not the default; no paths. None in
+    records older than this field.
+    """
 
     git_commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")] | None
     git_dirty: bool | None
@@ -212,6 +216,7 @@ class Fingerprint(_Record):
     weights_sha256: Sha256 | None
     dataset_sha256: Sha256 | None
     seeds: dict[Text, int]
+    options: dict[Text, Text | int | float | bool | tuple[Text, ...]] | None = None
 
 
 class Result(_Record):

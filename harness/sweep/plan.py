@@ -105,10 +105,13 @@ def make(raw: Mapping[str, Any], *, where: str = "the plan", folder: Path | None
         name = PLURALS.get(key, key)
         if name in axes:
             raise InputError(f"{where} has {name} twice: {key} means it too", hint="write the values into one list")
-        values = value if isinstance(value, list) else [value]
+        # A list of lists multiplies options that are lists themselves.
+        nested = isinstance(value, list) and any(isinstance(item, list) for item in value)
+        values = value if isinstance(value, list) and (nested or not specs.is_list(name)) else [value]
         if not values:
             raise InputError(f"{where}: {key} is an empty list")
-        axes[name] = [specs.convert(name, item, where=where, folder=folder) for item in dict.fromkeys(values)]
+        converted = [specs.convert(name, item, where=where, folder=folder) for item in values]
+        axes[name] = list(dict.fromkeys(converted))
     single = {name: values[0] for name, values in axes.items() if len(values) == 1}
     found = []
     if "model" in axes or "board" in axes or not includes:

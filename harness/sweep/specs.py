@@ -34,6 +34,11 @@ def _alternatives(hint: Any) -> tuple[type, ...]:
     return () if kind is types.NoneType else (kind,)
 
 
+def is_list(name: str) -> bool:
+    """Whether the option's value is a list itself."""
+    return tuple in fields().get(name, ())
+
+
 def from_options(options: Mapping[str, Any], *, where: str, folder: Path | None = None) -> RunSpec:
     """The RunSpec of these options. folder: what relative paths are relative to (None: the current folder).
 
@@ -61,6 +66,10 @@ def convert(name: str, value: Any, *, where: str, folder: Path | None = None) ->
     if name == "model" and isinstance(value, str) and ".py:" in value and folder is not None:
         file, _, function = value.rpartition(":")
         return f"{_path(file, folder)}:{function}"
+    if tuple in kinds and isinstance(value, list | tuple):
+        if not all(isinstance(item, str) for item in value):
+            raise InputError(f"option {name} of {where} is {value!r}, which is not a list of words")
+        return tuple(value)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
@@ -74,11 +83,13 @@ def _path(text: str, folder: Path | None) -> Path:
     return path if folder is None else folder / path
 
 
-def to_options(spec: RunSpec) -> dict[str, str | int | float | bool]:
+def to_options(spec: RunSpec) -> dict[str, Any]:
     """The options of `spec` that are not their defaults, as JSON's own types; model and board always."""
     options: dict[str, Any] = {}
     for field in dataclasses.fields(spec):
         value = getattr(spec, field.name)
         if value != field.default:
-            options[field.name] = str(value) if isinstance(value, Path) else value
+            options[field.name] = (
+                str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            )
     return options
