@@ -113,7 +113,7 @@ def test_every_form_is_bit_exact(name: str, turn: int, tmp_path: Path, cache: Pa
 
 def test_interleaved_layers_save_memory_and_stay_exact(tmp_path: Path, cache: Path) -> None:
     graph = NETWORKS["turns"]()
-    for forms in ({"conv1": "lanes-code", "conv2": "lanes-table"}, {"conv1": "lanes-rice", "conv2": "lanes-code"}):
+    for forms in ({"conv1": "lanes-code", "conv2": "lanes-table"}, {"conv1": "lanes-bytes", "conv2": "lanes-code"}):
         generated = in_c(graph, forms)
         between = graph.tensors["conv1"].elements
         assert "nn_lanes_interleaved" in generated.files["network.c"]
@@ -160,7 +160,7 @@ def with_layer(graph: Graph, index: int, **changes: object) -> Graph:
     return build_graph(graph.name, graph.input_tensor, tuple(layers), graph.tensors)
 
 
-LANES = ("lanes-table", "lanes-code", "lanes-rice")
+LANES = ("lanes-table", "lanes-code", "lanes-bytes")
 
 
 @pytest.mark.parametrize("sign", [1, -1])

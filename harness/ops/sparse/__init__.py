@@ -10,8 +10,8 @@ from harness.ops.linear import Linear
 from harness.ops.lowering import Form
 from harness.ops.sparse.blocks import BlocksConv2d, BlocksLinear
 from harness.ops.sparse.bytes import BytesLinear
+from harness.ops.sparse.lanes_bytes import LanesBytesConv2d
 from harness.ops.sparse.lanes_code import LanesCodeConv2d
-from harness.ops.sparse.lanes_rice import LanesRiceConv2d
 from harness.ops.sparse.lanes_table import LanesTableConv2d
 from harness.ops.sparse.rice_linear import RiceLinear
 from harness.ops.sparse.rows import RowsConv2d, RowsLinear
@@ -20,7 +20,7 @@ from harness.ops.sparse.rows import RowsConv2d, RowsLinear
 def forms(layer: Operator) -> tuple[Form[Any], ...]:
     """The sparse forms of a layer's operator, whether or not they fit."""
     if isinstance(layer, Conv2d) and layer.integer:
-        return RowsConv2d(), BlocksConv2d(), LanesTableConv2d(), LanesCodeConv2d(), LanesRiceConv2d()
+        return RowsConv2d(), BlocksConv2d(), LanesTableConv2d(), LanesCodeConv2d(), LanesBytesConv2d()
     if isinstance(layer, Linear) and layer.integer:
         return RowsLinear(), BlocksLinear(), *(BytesLinear(bits) for bits in BytesLinear.splits), RiceLinear()
     return ()

@@ -39,11 +39,6 @@ class Stream:
     def bytes(self) -> int:
         return int(self.bits.nbytes + self.codes.nbytes)
 
-    def longest(self, elements: int) -> int:
-        """The most symbols in any row of `elements` weights."""
-        places = np.cumsum([gap + 1 for gap, _ in self.symbols]) - 1
-        return int(np.bincount(places // elements).max())
-
     @property
     def constants(self) -> tuple[Constant, Constant]:
         return Constant("bits", "uint8_t", self.bits), Constant("codes", "int8_t", self.codes)
