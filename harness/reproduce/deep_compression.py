@@ -129,7 +129,7 @@ def describe(run: Run, boards: Sequence[str]) -> Document:
     if run.library is not None and not any(entry.origin for entry in run.library.figures):
         files[measured.name(MODEL)] = measured.content(measured.merged(run.library, run.earlier))
     tables = [_board_table(run, board) for board in boards] + [_ratio_table(run, board) for board in boards]
-    tables.append(_flags_table(run))
+    tables.append(_cases_table(run))
     compilers = sorted({entry.compiler for entry in run.figures if entry.compiler})
     return Document(
         paper=PAPER,
@@ -137,7 +137,8 @@ def describe(run: Run, boards: Sequence[str]) -> Document:
         introduction=(
             f"LeNet-5 on {', '.join(boards)}, all in one run of `harness reproduce {PAPER}`. Bytes are of the linked "
             "image: the network image is weights + kernels (the network's code) + activations (input and output "
-            "included). Instructions are of one inference, counted by an emulator: they are not a time."
+            "included); the stack, as far as it was used, is not in it. Instructions are counted by an emulator: they are "
+            "not a time."
         ),
         claims=tuple(_claims(run, boards)),
         tables=tuple(tables),
@@ -251,7 +252,6 @@ def _board_table(run: Run, board: str) -> Table:
         rows.append(
             (
                 entry.label + (" (kept)" if entry.origin else ""),
-                case.what,
                 f"{entry.weights:,}",
                 f"{entry.kernels:,}",
                 f"{entry.activations:,}",
@@ -259,26 +259,23 @@ def _board_table(run: Run, board: str) -> Table:
                 f"{entry.stack_used:,}",
                 f"{entry.instructions:,}",
                 f"{measured_accuracy.top1:.2%}" if measured_accuracy is not None else "-",
-                f"{entry.network / FLOOR_BYTES:.1f} / {entry.instructions / FLOOR_INSTRUCTIONS:.1f}",
             )
         )
     engine = f"{entries[0].engine} {entries[0].emulator}" if entries else "not run"
     return Table(
-        f"{board} ({engine})",
+        f"{board} ({engine}): bytes, and instructions of one inference",
         (
             "case",
-            "what it is",
-            "weights B",
-            "kernels B",
-            "activations B",
-            "network B",
-            "stack used B",
-            "instructions",
-            "accuracy",
-            "times the floor, bytes / instructions",
+            "weights",
+            "kernels",
+            "activ.",
+            "network",
+            "stack",
+            "instr.",
+            "top-1",
         ),
         tuple(rows),
-        frozenset(range(2, 10)),
+        frozenset(range(1, 8)),
     )
 
 
@@ -304,20 +301,32 @@ def _ratio_table(run: Run, board: str) -> Table:
     ratios = _ratios(run, board)
     labels = [case.label for case in DENOMINATORS if any(case.label in row for row in ratios.values())]
     rows = [
-        (label, *(f"{row[base]['smaller']:.1f}x / {row[base]['fewer']:.1f}x" for base in labels))
+        (
+            label,
+            *(f"{row[base]['smaller']:.1f} / {row[base]['fewer']:.1f}" for base in labels),
+            _floors(run, label, board),
+        )
         for label, row in ratios.items()
     ]
     return Table(
-        f"How many times smaller / fewer instructions, {board}",
-        ("ours", *(f"against {label}" for label in labels)),
+        f"{board}: how many times smaller / fewer instructions than",
+        ("ours", *labels, "times the floor"),
         tuple(rows),
-        frozenset(range(1, 1 + len(labels))),
+        frozenset(range(1, 2 + len(labels))),
     )
 
 
-def _flags_table(run: Run) -> Table:
-    flags = dict.fromkeys((entry.label, entry.optimize) for entry in run.figures)
-    return Table("Compiler flags of the network's code", ("case", "flags"), tuple(flags))
+def _floors(run: Run, label: str, board: str) -> str:
+    """How many times the floor a case takes."""
+    entry = experiment.find(run.figures, label, board)
+    assert entry is not None
+    return f"{entry.network / FLOOR_BYTES:.2f} / {entry.instructions / FLOOR_INSTRUCTIONS:.2f}"
+
+
+def _cases_table(run: Run) -> Table:
+    flags = {entry.label: entry.optimize for entry in run.figures}
+    rows = [(case.label, case.what, flags[case.label]) for case in (*cases(), *CMSIS_NN) if case.label in flags]
+    return Table("The cases", ("case", "what it is", "compiler flags of the network's code"), tuple(rows))
 
 
 def _notes(run: Run, compilers: Sequence[str]) -> list[str]:

@@ -75,16 +75,26 @@ def claims_table(claims: Sequence[Claim]) -> Table:
 
 def markdown(document: Document) -> str:
     """The page as a file."""
-    parts = [f"# {document.title}", document.introduction, *map(_markdown_table, _all_tables(document))]
+    tables = [claims_table(document.claims), *document.tables]
+    parts = [f"# {document.title}", document.introduction, *map(_markdown_table, tables)]
     parts += [f"![{words}]({name})" for name, words in document.plots]
     parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in document.notes))
     return "\n\n".join(parts) + "\n"
 
 
 def terminal(document: Document) -> RenderableType:
-    """The page on a terminal."""
+    """The page on a terminal. A claim is a block of lines: five columns of sentences do not fit side by side."""
     parts: list[RenderableType] = [Text(document.title, style="bold"), Text(document.introduction)]
-    for table in _all_tables(document):
+    for claim in document.claims:
+        block = RichTable.grid(padding=(0, 2))
+        block.add_column(style="dim", no_wrap=True)
+        block.add_column()
+        block.add_row("  published", Text(claim.published))
+        block.add_row("  ours", Text(claim.ours, style="bold"))
+        block.add_row("  denominator", Text(claim.denominator))
+        block.add_row("  why they differ", Text(claim.reason))
+        parts += [Text(), Text(claim.quantity, style="bold"), block]
+    for table in document.tables:
         shown = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="bold", box=None)
         for index, column in enumerate(table.columns):
             shown.add_column(column, justify="right" if index in table.right else "left", overflow="fold")
@@ -93,11 +103,6 @@ def terminal(document: Document) -> RenderableType:
         parts += [Text(), shown]
     parts += [Text(), *(Text(f"- {note}", style="dim") for note in document.notes)]
     return Group(*parts)
-
-
-def _all_tables(document: Document) -> list[Table]:
-    claims = [claims_table(document.claims)] if document.claims else []
-    return [*claims, *document.tables]
 
 
 def _markdown_table(table: Table) -> str:

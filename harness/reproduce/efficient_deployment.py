@@ -276,8 +276,8 @@ def _figures_table(run: Run) -> Table:
         )
         for entry in run.figures
     ]
-    columns = ("case", "weights B", "kernels B", "activations B", "network B", "stack used B", "instructions", "flags")
-    return Table(f"Measured on {run.board}", columns, tuple(rows), frozenset(range(1, 7)))
+    columns = ("case", "weights", "kernels", "activ.", "network", "stack", "instr.", "flags")
+    return Table(f"{run.board}: bytes, and instructions of one inference", columns, tuple(rows), frozenset(range(1, 7)))
 
 
 def _notes(run: Run, compilers: Sequence[str]) -> list[str]:
