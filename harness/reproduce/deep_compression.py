@@ -137,8 +137,8 @@ def describe(run: Run, boards: Sequence[str]) -> Document:
         introduction=(
             f"LeNet-5 on {', '.join(boards)}, all in one run of `harness reproduce {PAPER}`. Bytes are of the linked "
             "image: the network image is weights + kernels (the network's code) + activations (input and output "
-            "included); the stack, as far as it was used, is not in it. Instructions are counted by an emulator: they are "
-            "not a time."
+            "included); the stack, as far as it was used, is not in it. Instructions are counted by an emulator: they "
+            "are not a time."
         ),
         claims=tuple(_claims(run, boards)),
         tables=tuple(tables),
