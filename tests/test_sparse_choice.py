@@ -103,7 +103,7 @@ def test_emitted_code_has_the_length_that_it_says(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     filters = np.where(random.random((8, 20)) < 0.6, random.integers(-15, 16, (8, 20)), 0)
     offsets = np.arange(20) % 5 + np.arange(20) // 5 * 37
-    code = emit_group(filters, offsets)
+    code = emit_group(filters, offsets, 32)
     source = tmp_path / "group.s"
     source.write_text(".syntax unified\n.thumb\n.text\n" + "\n".join(line.text for line in code) + "\n")
     command = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-c", str(source), "-o", str(tmp_path / "group.o")]

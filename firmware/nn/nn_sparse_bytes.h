@@ -17,35 +17,33 @@ typedef struct {
     uint32_t outputs;
 } nn_sparse_bytes_layer;
 
+#if NN_DSP
+#define NN_SPARSE_BYTES_ENTRY                                    \
+    "ldrb %[weight], [%[entry]], #1\n\t"                         \
+    "add %[x], %[x], %[weight], lsr %[bits]\n\t"                 \
+    "sbfx %[weight], %[weight], #0, %[bits]\n\t"                 \
+    "ldrb %[count], [%[x]]\n\t"                                  \
+    "mla %[total], %[weight], %[count], %[total]\n"
+#endif
+
 /* Adds `count` entries to *sum; weight_bits: of an entry, a constant. Returns the end of the entries. */
 NN_INLINE const uint8_t *nn_sparse_bytes_row(const uint8_t *x, const uint8_t *entry, uint32_t count, uint32_t weight_bits,
                                              int32_t *sum)
 {
 #if NN_DSP
-    /* Four entries at a time; the first time round begins in their midst. Every entry is 20 bytes of code. */
-    uint32_t skip = (0u - count) & 3u, rounds = (count + 3u) / 4u;
+    /* Two entries at a time; an odd number begins with the second. The count's register is free then. */
+    uint32_t rounds, weight;
     int32_t total = *sum;
-    uint32_t weight;
-    __asm__("cbz %[rounds], 2f\n\t"
-            "add %[skip], %[skip], %[skip], lsl #2\n\t"
-            "adr %[weight], 1f\n\t"
-            "add %[skip], %[weight], %[skip], lsl #2\n\t"
-            "orr %[skip], %[skip], #1\n\t"
-            "bx %[skip]\n\t"
-            ".p2align 2\n"
-            "1:\n\t"
-            ".rept 4\n\t"
-            "ldrb.w %[weight], [%[entry]], #1\n\t"
-            "add.w %[x], %[x], %[weight], lsr %[bits]\n\t"
-            "sbfx %[weight], %[weight], #0, %[bits]\n\t"
-            "ldrb.w %[skip], [%[x]]\n\t"
-            "mla %[total], %[weight], %[skip], %[total]\n\t"
-            ".endr\n\t"
+    __asm__("lsrs %[rounds], %[count], #1\n\t" /* the carry: an odd number */
+            "adc %[rounds], %[rounds], #0\n\t"
+            "bcs 2f\n\t"
+            "beq 3f\n"
+            "1:\n\t" NN_SPARSE_BYTES_ENTRY "2:\n\t" NN_SPARSE_BYTES_ENTRY
             "subs %[rounds], %[rounds], #1\n\t"
             "bne 1b\n"
-            "2:"
-            : [x] "+r"(x), [entry] "+r"(entry), [skip] "+r"(skip), [rounds] "+l"(rounds), [total] "+r"(total),
-              [weight] "=&r"(weight)
+            "3:"
+            : [x] "+r"(x), [entry] "+r"(entry), [rounds] "=&r"(rounds), [total] "+r"(total), [weight] "=&r"(weight),
+              [count] "+r"(count)
             : [bits] "i"(weight_bits)
             : "cc", "memory");
     *sum = total;

@@ -21,7 +21,7 @@ from harness.ops.sparse.common import (
 )
 from harness.ops.sparse.rows import RowsConv2d, row_constants, tiling
 
-_LINEAR_CODE, _CONV_CODE, _WINDOW_CODE = 120, 330, 170
+_LINEAR_CODE, _CONV_CODE, _WINDOW_CODE = 100, 280, 170
 
 
 def encode_blocks(filters: Array, positions: Array) -> tuple[Array, list[int]]:

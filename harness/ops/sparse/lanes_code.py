@@ -31,10 +31,13 @@ from harness.ops.sparse.lanes_table import encode_table, offset_bits
 # pixels, then where sums go; r2: pixels in lanes.
 _SUMS = ("r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10")
 _FACTORS = ("r11", "r12", "lr")
+# Bits of a step from one position to the next, of which a register holds three.
+_STEP_BITS = 10
+
 _LOW = frozenset({"r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7"})
 
 # Bytes of the function that computes a row, and of calling one group of filters at four positions.
-_ROW_CODE, _CALL_CODE = 60, 30
+_ROW_CODE, _CALL_CODE = 50, 8
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,20 @@ def terms(weight: int) -> list[tuple[int, int]]:
     return result
 
 
-def emit_group(filters: Array, offsets: Array) -> list[Instruction]:
-    """The function of up to eight filters (F, N) at byte offsets (N,): their lanes at one position, if larger.
+def emit_group(filters: Array, offsets: Array, pitch: int) -> list[Instruction]:
+    """The function of up to eight filters (F, N) at byte offsets (N,): the largest of their lanes at four positions.
 
-    Its arguments: r0: pixels, r1: the words of these filters' lanes so far.
+    Its arguments: r0: pixels, r1: the words of these filters' lanes so far. pitch: bytes from row to row.
+    On the stack: the pixels at the present position, the steps to the next positions, and r1.
     """
     sums = _SUMS[: len(filters)]
     registers = _factors(filters, (*_SUMS[len(filters) :], *_FACTORS))
+    steps = 1 | (pitch - 1) << _STEP_BITS | 1 << 2 * _STEP_BITS
     code = [Instruction("push {r1, r4-r11, lr}", 4)]
     code += [Instruction(f"mov {register}, #{factor}", 4) for factor, register in registers.items()]
-    code.append(Instruction(f"mov {sums[0]}, #0x80008000", 4))
+    code += [Instruction(f"movw r1, #{steps & 0xFFFF}", 4), Instruction(f"movt r1, #{steps >> 16}", 4)]
+    code.append(Instruction("push {r0, r1}", 2))
+    code.append(Instruction("1: mov.w " + sums[0] + ", #0x80008000", 4))
     code += [Instruction(f"mov {register}, {sums[0]}", 2) for register in sums[1:]]
     for offset, even, odd in _words(filters, offsets):
         code.append(Instruction(f"ldr r1, [r0, #{offset}]", 2 if offset % 4 == 0 and offset <= 124 else 4))
@@ -78,13 +85,23 @@ def emit_group(filters: Array, offsets: Array) -> list[Instruction]:
             code.append(Instruction(unpack, 4))
             for register, weight in zip(sums, filters[:, column].tolist(), strict=True):
                 code += _multiply(register, weight, lanes, registers)
-    code.append(Instruction("ldr r1, [sp]", 2))
+    code.append(Instruction("ldr r1, [sp, #8]", 2))
     for index, register in enumerate(sums):
         code.append(Instruction(f"ldr r2, [r1, #{4 * index}]", 2))
         code.append(Instruction(f"usub16 r0, {register}, r2", 4))
         code.append(Instruction(f"sel {register}, {register}, r2", 4))
     code.append(Instruction(f"stm r1, {{{', '.join(sums)}}}" if len(sums) > 1 else f"str {sums[0]}, [r1]", 4))
-    code.append(Instruction("pop {r1, r4-r11, pc}", 4))
+    code += [
+        Instruction("ldrd r0, r1, [sp]", 4),
+        Instruction(f"ubfx r2, r1, #0, #{_STEP_BITS}", 4),
+        Instruction("cbz r2, 2f", 2),
+        Instruction("add r0, r0, r2", 2),
+        Instruction(f"lsrs r1, r1, #{_STEP_BITS}", 2),
+        Instruction("strd r0, r1, [sp]", 4),
+        Instruction("b.w 1b", 4),
+        Instruction("2: add sp, #8", 2),
+        Instruction("pop {r1, r4-r11, pc}", 4),
+    ]
     return code
 
 
@@ -137,12 +154,14 @@ class LanesCodeConv2d(LanesForm):
     def refusal(self, layer: Conv2d, site: Site) -> str | None:
         if offset_bits(lane_offsets(layer, site)) is None:
             return "its rows of activations are too long for the offsets of loads"
+        if window_pitch(layer, site) > 2**_STEP_BITS:
+            return "its rows of activations are too long for the steps from one to the next"
         return super().refusal(layer, site)
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
         groups, finish = _groups(layer, site), finish_of(layer)
         rows, _, filters = site.output_shape
-        unit = 4 * sum(len(group) + 11 for group in groups) + 18 * filters + 8
+        unit = sum(4 * len(group) + 4 for group in groups) + 18 * filters + 8
         return Cost(
             _bytes(groups) + finish.bytes,
             window_bytes(layer, site),
@@ -170,7 +189,9 @@ class LanesCodeConv2d(LanesForm):
 
 def _groups(layer: Conv2d, site: Site) -> list[list[Instruction]]:
     filters, offsets = filters_of(layer), lane_offsets(layer, site)
-    return [emit_group(filters[first : first + len(_SUMS)], offsets) for first in range(0, len(filters), len(_SUMS))]
+    pitch = window_pitch(layer, site)
+    firsts = range(0, len(filters), len(_SUMS))
+    return [emit_group(filters[first : first + len(_SUMS)], offsets, pitch) for first in firsts]
 
 
 def _bytes(groups: Iterable[Sequence[Instruction]]) -> int:
@@ -200,10 +221,7 @@ def _source(layer: Conv2d, site: Site, groups: Sequence[Sequence[Instruction]]) 
     lines += [
         "static void @_unit(const uint8_t *pixels, uint32_t *best)",
         "{",
-        "    for (uint32_t i = 0; i < 4; i++) {",
-        f"        const uint8_t *const position = pixels + i / 2u * {pitch}u + i % 2u;",
-        *(f"        @_group_{index}(position, best + {index * len(_SUMS)});" for index in range(len(groups))),
-        "    }",
+        *(f"    @_group_{index}(pixels, best + {index * len(_SUMS)});" for index in range(len(groups))),
         "}",
         "#else",
         f"static const uint16_t @_entries[{len(table)}] = {{",

@@ -37,7 +37,7 @@ from harness.ops.sparse.common import (
 # Most positions of a pooling window (NN_SPARSE_POSITIONS).
 _POSITIONS = 9
 
-_LINEAR_CODE, _CONV_CODE, _WINDOW_CODE = 110, 260, 170
+_LINEAR_CODE, _CONV_CODE, _WINDOW_CODE = 95, 240, 170
 
 
 def encode_rows(filters: Array, positions: Array) -> tuple[Array, list[int]]:
