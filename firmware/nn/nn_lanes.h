@@ -1,14 +1,15 @@
 /* Convolution of stride 1 with a 2x2 max-pool in 16-bit lanes: two multiplications per MLA for any single weight.
  *
  * In a row of uint8_t pixels of one channel, UXTB16 of the word at x makes two lanes of the pixels x and x + 2; of the
- * word rotated by a byte, of x + 1 and x + 3. So one word of each of two rows has the 4x2 neighbouring positions of two
- * pooling windows, and a weight is multiplied with all of them by four MLAs. Lanes begin at 0x8000 and must stay within 16
- * bits, which holds for any pixels when a filter's positive weights sum up to at most 128, and its negative ones too: the
- * generator proves it. USUB16 and SEL then take the maximum.
+ * word rotated by a byte, of x + 1 and x + 3. So one word of each of two rows has the 4x2 neighbouring positions of
+ * two pooling windows, and a weight is multiplied with all of them by four MLAs. Lanes begin at 0x8000 and must stay
+ * within 16 bits, which holds for any pixels when a filter's positive weights sum up to at most 128, and its negative
+ * ones too: the generator proves it. USUB16 and SEL then take the maximum.
  *
- * Activations lie in rows, in each row channel after channel (hcw). The lanes of a whole row of outputs are put together on
- * the stack before any of them is written, so that the output may trail the input in the same memory. Reads a few bytes
- * behind its rows, and writes one column too many when their number is odd. Requantisation: nn_sparse_finish.
+ * Activations lie in rows, in each row channel after channel (hcw). The lanes of a whole row of outputs are put
+ * together on the stack before any of them is written, so that the output may trail the input in the same memory.
+ * Reads a few bytes behind its rows, and writes one column too many when their number is odd. Requantisation:
+ * nn_sparse_finish.
  */
 #ifndef NN_LANES_H
 #define NN_LANES_H
@@ -25,8 +26,8 @@
 #define NN_LANES_START 0x80008000u
 #define NN_LANES_OFFSET 0x8000
 
-/* The filters of one layer. pitch: bytes from one row of pixels to the next. units: pairs of pooled columns.
- * unit, filter: words of lanes from one unit, and from one filter, to the next. pixel, channel: bytes from an output to its
+/* The filters of one layer. pitch: bytes from one row of pixels to the next. units: pairs of pooled columns. unit,
+ * filter: words of lanes from one unit, and from one filter, to the next. pixel, channel: bytes from an output to its
  * neighbours. */
 typedef struct {
     const void *weights;
@@ -40,8 +41,8 @@ typedef void (*nn_lanes_row)(const nn_lanes_filters *filters, const uint8_t *row
 /* One row of outputs from its lanes. */
 typedef void (*nn_lanes_finish)(const nn_lanes_filters *filters, const uint32_t *sums, uint8_t *output);
 
-/* channel_major: the input is hcw. windowed: rows are read through a window in scratch, for padding and where the input is
- * not hcw. */
+/* channel_major: the input is hcw. windowed: rows are read through a window in scratch, for padding and where the
+ * input is not hcw. */
 typedef struct {
     nn_conv2d_shape shape;
     int32_t input_zero_point;
@@ -65,7 +66,8 @@ NN_INLINE uint32_t nn_lanes_even(const uint8_t *p)
 }
 
 /* kind: constants of the function that this is inlined into. */
-NN_INLINE void nn_lanes_finish_row(const nn_lanes_filters *filters, const uint32_t *sums, uint8_t *output, nn_sparse_kind kind)
+NN_INLINE void nn_lanes_finish_row(const nn_lanes_filters *filters, const uint32_t *sums, uint8_t *output,
+                                   nn_sparse_kind kind)
 {
     /* Copies: a store of an output might change what is behind a pointer. */
     const uint32_t pixel = filters->pixel, unit = filters->unit;
@@ -130,8 +132,8 @@ NN_INLINE uint32_t nn_lanes_slide(const nn_conv2d_shape *s, uint8_t *window, uin
 }
 
 /* Row `row` of outputs; with a window, rows are asked for one after the other. */
-NN_INLINE void nn_lanes_next(const nn_lanes_layer *layer, const uint8_t *input, uint32_t row, uint8_t *window, uint32_t *sums,
-                             uint8_t *output)
+NN_INLINE void nn_lanes_next(const nn_lanes_layer *layer, const uint8_t *input, uint32_t row, uint8_t *window,
+                             uint32_t *sums, uint8_t *output)
 {
     const nn_conv2d_shape *s = &layer->shape;
     const uint32_t pitch = nn_window_pitch(s), height = s->kernel[0] + 1u;
@@ -168,10 +170,12 @@ NN_INLINE void nn_lanes_show(const nn_conv2d_shape *s, const uint8_t *row, nn_ob
     }
 }
 
-/* Two layers in turns: rows of the first one's output, which is nowhere as a whole, go straight into the second one's window.
- * index: of the first layer; the observer sees its rows as they come. Scratch: the second window, then the first. */
+/* Two layers in turns: rows of the first one's output, which is nowhere as a whole, go straight into the second one's
+ * window. index: of the first layer; the observer sees its rows as they come. Scratch: the second window, then the
+ * first. */
 NN_INLINE void nn_lanes_interleaved(const nn_lanes_layer *first, const nn_lanes_layer *second, nn_observer observer,
-                                    uint32_t index, const void *input, void *output, void *scratch, uint32_t second_window)
+                                    uint32_t index, const void *input, void *output, void *scratch,
+                                    uint32_t second_window)
 {
     const nn_conv2d_shape *s = &second->shape;
     const uint32_t pitch = nn_window_pitch(s), height = s->kernel[0] + 1u;

@@ -1,10 +1,10 @@
-/* Lane-packed convolution (nn_lanes.h) with one byte for each weight, from which every filter's table is made on the stack
- * once for each row of outputs: eight instructions for each weight, shared by all units of the row. Optimal for cores with
- * the DSP extension and flash that is scarce.
+/* Lane-packed convolution (nn_lanes.h) with one byte for each weight, from which every filter's table is made on the
+ * stack once for each row of outputs: eight instructions for each weight, shared by all units of the row. Optimal for
+ * cores with the DSP extension and flash that is scarce.
  *
- * A filter begins with its number of entries. An entry has the distance to its element from the one before it (the first:
- * from the filter's beginning) in its high bits, the weight in its low ones; what does not fit is split. Elements are
- * numbered in the order in which they lie in memory, without what lies between rows.
+ * A filter begins with its number of entries. An entry has the distance to its element from the one before it (the
+ * first: from the filter's beginning) in its high bits, the weight in its low ones; what does not fit is split.
+ * Elements are numbered in the order in which they lie in memory, without what lies between rows.
  */
 #ifndef NN_LANES_BYTES_H
 #define NN_LANES_BYTES_H
@@ -16,16 +16,16 @@
 #define NN_LANES_ENTRIES 255
 #endif
 
-/* `weights` of an nn_lanes_filters. kernel: columns of it; skipped: bytes between the columns of one row or channel and the
- * next. */
+/* `weights` of an nn_lanes_filters. kernel: columns of it; skipped: bytes between the columns of one row or channel
+ * and the next. */
 typedef struct {
     const uint8_t *stream;
     uint16_t kernel, skipped;
 } nn_lanes_bytes;
 
 /* offset_bits, multiply: constants of the function that this is inlined into. */
-NN_INLINE void nn_lanes_bytes_row(const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums, uint32_t offset_bits,
-                                  nn_lanes_filter multiply)
+NN_INLINE void nn_lanes_bytes_row(const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums,
+                                  uint32_t offset_bits, nn_lanes_filter multiply)
 {
     uint16_t entries[NN_LANES_ENTRIES];
     const nn_lanes_bytes *const weights = filters->weights;

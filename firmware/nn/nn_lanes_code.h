@@ -1,6 +1,6 @@
-/* Lane-packed convolution (nn_lanes.h) whose weights are straight-line code: one instruction for most weights and four
- * multiplications, four to eight bytes for each. The generated unit computes all filters for one unit; its portable path
- * reads a table. Optimal for cores with the DSP extension that fetch code from flash without many wait states.
+/* Lane-packed convolution (nn_lanes.h) whose weights are straight-line code: for most weights one instruction of two or
+ * four bytes, which makes two multiplications. The generated unit computes all filters for one unit; its portable
+ * path reads a table. Optimal for cores with the DSP extension that fetch code from flash without many wait states.
  */
 #ifndef NN_LANES_CODE_H
 #define NN_LANES_CODE_H
@@ -11,7 +11,8 @@
 typedef void (*nn_lanes_unit)(const uint8_t *pixels, uint32_t *best);
 
 /* The lanes of one row of outputs; unit: a constant. */
-NN_INLINE void nn_lanes_code_row(const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums, nn_lanes_unit unit)
+NN_INLINE void nn_lanes_code_row(const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums,
+                                 nn_lanes_unit unit)
 {
     for (uint32_t i = 0; i < filters->units * filters->filters; i++) {
         sums[i] = 0;

@@ -1,8 +1,9 @@
-/* Sparse weights as a stream of bits: Golomb-Rice codes of the gaps between nonzero weights, Huffman codes of their values.
+/* Sparse weights as a stream of bits: Golomb-Rice codes of the gaps between nonzero weights, Huffman codes of their
+ * values.
  *
- * A symbol, from its lowest bit: the gap's quotient by 2^k in zeros and a one, its remainder in k bits, the weight's code
- * in up to four bits. Bits fill bytes from the lowest; a symbol has at most 25 of them, so that one word read at any byte
- * holds it. Gaps run on over the ends of rows: no row has a length. Long gaps are split by weights of 0.
+ * A symbol, from its lowest bit: the gap's quotient by 2^k in zeros and a one, its remainder in k bits, the weight's
+ * code in up to four bits. Bits fill bytes from the lowest; a symbol has at most 25 of them, so that one word read at
+ * any byte holds it. Gaps run on over the ends of rows: no row has a length. Long gaps are split by weights of 0.
  */
 #ifndef NN_RICE_H
 #define NN_RICE_H
@@ -11,8 +12,8 @@
 
 enum { NN_RICE_CODES = 16 };
 
-/* bits: with three bytes more than it needs. codes: for the next four bits, weight << 4 | bits of the whole symbol but its
- * quotient. */
+/* bits: with three bytes more than it needs. codes: for the next four bits, weight << 4 | bits of the whole symbol but
+ * its quotient. */
 typedef struct {
     const uint8_t *bits;
     const int8_t *codes;

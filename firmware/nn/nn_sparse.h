@@ -11,8 +11,8 @@
 typedef uint32_t __attribute__((aligned(1), may_alias)) nn_word_at;
 typedef uint16_t __attribute__((aligned(1), may_alias)) nn_half_at;
 
-/* The accumulators' way to the output, for functions that serve several layers. multipliers: one, or one per channel; the
- * shift is 32; NULL: accumulators are the output. bias: in units of 2^bias_shift. */
+/* The accumulators' way to the output, for functions that serve several layers. multipliers: one, or one per channel;
+ * the shift is 32; NULL: accumulators are the output. bias: in units of 2^bias_shift. */
 typedef struct {
     const void *bias;
     const int32_t *multipliers;
@@ -20,8 +20,8 @@ typedef struct {
     uint8_t bias_shift;
 } nn_sparse_finish;
 
-/* What all layers that share a function have in common. bias_bytes: of each bias, 1, 2 or 4; per_channel: each channel has
- * its multiplier; offset: zero points are not 0. */
+/* What all layers that share a function have in common. bias_bytes: of each bias, 1, 2 or 4; per_channel: each channel
+ * has its multiplier; offset: zero points are not 0. */
 typedef struct {
     uint32_t bias_bytes;
     bool per_channel, offset;

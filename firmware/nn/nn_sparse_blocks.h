@@ -35,7 +35,7 @@ NN_INLINE void nn_sparse_blocks_linear(const nn_sparse_rows_linear_layer *layer,
     const nn_linear_shape *s = &layer->shape;
     const uint8_t *entry = layer->entries;
     for (uint32_t row = 0; row < s->outputs; row++) {
-        const uint8_t *const end = entry + 3u * (layer->lengths ? layer->lengths[row] : layer->lengths16[row]);
+        const uint8_t *const end = entry + 3u * nn_sparse_length(layer->lengths, layer->lengths16, row);
         const uint8_t *x = input;
         int32_t sum = nn_sparse_bias(&layer->finish, layer->kind, row);
         for (; entry != end; entry += 3) {
@@ -56,7 +56,7 @@ NN_INLINE void nn_sparse_blocks_conv2d_row(const void *opaque, const uint8_t *ro
         const uint8_t *const tile = rows + column * (pooled ? s->pool_stride[1] : 1u) * s->stride[1] * s->channels;
         const uint8_t *entry = layer->entries;
         for (uint32_t filter = 0; filter < s->filters; filter++) {
-            const uint8_t *const end = entry + 3u * (layer->lengths ? layer->lengths[filter] : layer->lengths16[filter]);
+            const uint8_t *const end = entry + 3u * nn_sparse_length(layer->lengths, layer->lengths16, filter);
             const uint8_t *x = tile;
             int32_t sums[NN_SPARSE_POSITIONS] = {0};
             for (; entry != end; entry += 3) {

@@ -1,9 +1,9 @@
 /* The fully connected layer as a stream of bytes: one byte and five instructions for each nonzero weight.
  *
  * A row begins with its number of entries. An entry has the distance to its column from the one before it (the first:
- * from the row's beginning) in its high bits, and the weight in its low ones. What does not fit is split: a long distance
- * takes entries of weight 0, a large weight several entries at distance 0. Code is shared by layers of the same split.
- * Optimal for cores with the DSP extension.
+ * from the row's beginning) in its high bits, and the weight in its low ones. What does not fit is split: a long
+ * distance takes entries of weight 0, a large weight several entries at distance 0. Code is shared by layers of the
+ * same split. Optimal for cores with the DSP extension.
  */
 #ifndef NN_SPARSE_BYTES_H
 #define NN_SPARSE_BYTES_H
@@ -27,8 +27,8 @@ typedef struct {
 #endif
 
 /* Adds `count` entries to *sum; weight_bits: of an entry, a constant. Returns the end of the entries. */
-NN_INLINE const uint8_t *nn_sparse_bytes_row(const uint8_t *x, const uint8_t *entry, uint32_t count, uint32_t weight_bits,
-                                             int32_t *sum)
+NN_INLINE const uint8_t *nn_sparse_bytes_row(const uint8_t *x, const uint8_t *entry, uint32_t count,
+                                             uint32_t weight_bits, int32_t *sum)
 {
 #if NN_DSP
     /* Two entries at a time; an odd number begins with the second. The count's register is free then. */

@@ -1,5 +1,5 @@
-/* The fully connected layer with its weights as a stream of bits (nn_rice.h): the smallest form, at some twenty instructions
- * for each nonzero weight. Code is shared by all layers. Optimal for: flash that is scarce.
+/* The fully connected layer with its weights as a stream of bits (nn_rice.h): the smallest form, at some twenty
+ * instructions for each nonzero weight. Code is shared by all layers. Optimal for: flash that is scarce.
  */
 #ifndef NN_SPARSE_RICE_H
 #define NN_SPARSE_RICE_H
@@ -14,8 +14,8 @@ typedef struct {
 } nn_sparse_rice_layer;
 
 #if NN_DSP
-/* The symbols of one row, from the one at hand (its element at *at, its weight) to the first one beyond `end`. Assembly,
- * because GCC runs out of registers. */
+/* The symbols of one row, from the one at hand (its element at *at, its weight) to the first one beyond `end`.
+ * Assembly, because GCC runs out of registers. */
 NN_INLINE int32_t nn_sparse_rice_row(const nn_rice *rice, const uint8_t **at, const uint8_t *end, uint32_t *position,
                                      int32_t *weight, int32_t sum)
 {
@@ -65,7 +65,8 @@ NN_INLINE int32_t nn_sparse_rice_row(const nn_rice *rice, const uint8_t **at, co
 #endif
 
 /* kind: constants of the function that this is inlined into. */
-NN_INLINE void nn_sparse_rice_linear(const nn_sparse_rice_layer *layer, const void *input, void *output, nn_sparse_kind kind)
+NN_INLINE void nn_sparse_rice_linear(const nn_sparse_rice_layer *layer, const void *input, void *output,
+                                     nn_sparse_kind kind)
 {
     const uint8_t *const end = (const uint8_t *)input + layer->inputs;
     uint8_t *out = output;

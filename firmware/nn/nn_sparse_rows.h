@@ -1,9 +1,9 @@
 /* Layers that store only their nonzero weights, row by row (CSR): the generic sparse form, for every core.
  *
  * A row (of a matrix) or filter (of a convolution) is `lengths` many entries of two bytes: the distance of its element
- * from the one before it (the first: from the row's beginning), and the weight. Distances beyond 255 take entries whose
- * weight is 0. A convolution's distances are bytes in its rows of activations; each entry is read once for all positions
- * of a pooling window, or for up to four neighbouring positions where there is no pooling.
+ * from the one before it (the first: from the row's beginning), and the weight. Distances beyond 255 take entries
+ * whose weight is 0. A convolution's distances are bytes in its rows of activations; each entry is read once for all
+ * positions of a pooling window, or for up to four neighbouring positions where there is no pooling.
  */
 #ifndef NN_SPARSE_ROWS_H
 #define NN_SPARSE_ROWS_H
@@ -34,12 +34,18 @@ typedef struct {
     nn_requantization requantize;
 } nn_sparse_rows_conv2d_layer;
 
+/* Entries of row or filter `row`; one of the arrays is NULL. */
+NN_INLINE uint32_t nn_sparse_length(const uint8_t *lengths, const uint16_t *lengths16, uint32_t row)
+{
+    return lengths ? lengths[row] : lengths16[row];
+}
+
 NN_INLINE void nn_sparse_rows_linear(const nn_sparse_rows_linear_layer *layer, const void *input, void *output)
 {
     const nn_linear_shape *s = &layer->shape;
     const uint8_t *entry = layer->entries;
     for (uint32_t row = 0; row < s->outputs; row++) {
-        const uint8_t *const end = entry + 2u * (layer->lengths ? layer->lengths[row] : layer->lengths16[row]);
+        const uint8_t *const end = entry + 2u * nn_sparse_length(layer->lengths, layer->lengths16, row);
         const uint8_t *x = input;
         int32_t sum = nn_sparse_bias(&layer->finish, layer->kind, row);
         for (; entry != end; entry += 2) {
@@ -81,7 +87,8 @@ NN_INLINE void nn_sparse_store(const nn_conv2d_shape *s, const nn_requantization
         nn_finish(output, pixel * s->filters + filter, s->output, requantize, s->relu, best + bias, filter);
     } else {
         for (uint32_t i = 0; i < positions; i++) {
-            nn_finish(output, (pixel + i) * s->filters + filter, s->output, requantize, s->relu, sums[i] + bias, filter);
+            const uint32_t index = (pixel + i) * s->filters + filter;
+            nn_finish(output, index, s->output, requantize, s->relu, sums[i] + bias, filter);
         }
     }
 }
@@ -96,7 +103,7 @@ NN_INLINE void nn_sparse_rows_conv2d_row(const void *opaque, const uint8_t *rows
         const uint8_t *const tile = rows + column * (pooled ? s->pool_stride[1] : 1u) * s->stride[1] * s->channels;
         const uint8_t *entry = layer->entries;
         for (uint32_t filter = 0; filter < s->filters; filter++) {
-            const uint8_t *const end = entry + 2u * (layer->lengths ? layer->lengths[filter] : layer->lengths16[filter]);
+            const uint8_t *const end = entry + 2u * nn_sparse_length(layer->lengths, layer->lengths16, filter);
             const uint8_t *x = tile;
             int32_t sums[NN_SPARSE_POSITIONS] = {0};
             for (; entry != end; entry += 2) {

@@ -1,8 +1,8 @@
 /* Where a convolution over uint8_t rows finds them: in its input, or in a window of padded rows that slides down it.
  *
  * A kernel computes one row of outputs from `nn_window_height` rows, each nn_window_pitch bytes after the other, which
- * begin with the padding. Without padding these rows are the input itself. Else they are copied into scratch: the rows of
- * the window, and what a kernel may read behind them.
+ * begin with the padding. Without padding these rows are the input itself. Else they are copied into scratch: the rows
+ * of the window, and what a kernel may read behind them.
  */
 #ifndef NN_WINDOW_H
 #define NN_WINDOW_H
@@ -27,7 +27,8 @@ NN_INLINE uint32_t nn_window_step(const nn_conv2d_shape *s)
 }
 
 /* Row `y` of the input with its margins, into `row`. */
-NN_INLINE void nn_window_fill(const nn_conv2d_shape *s, int32_t zero_point, const uint8_t *input, int32_t y, uint8_t *row)
+NN_INLINE void nn_window_fill(const nn_conv2d_shape *s, int32_t zero_point, const uint8_t *input, int32_t y,
+                               uint8_t *row)
 {
     const uint32_t margin = s->padding[1] * s->channels, elements = s->width * s->channels;
     const bool inside = y >= 0 && y < (int32_t)s->height;

@@ -67,7 +67,7 @@ class RowsLinear(SparseForm[Linear]):
 
     def cost(self, layer: Linear, site: Site) -> Cost:
         entries, lengths = encode_rows(filters_of(layer), np.arange(layer.weight.shape[1]))
-        constants = _constants(layer, entries, lengths)[0]
+        constants = row_constants(layer, entries, lengths)[0]
         return Cost(
             sum(constant.bytes for constant in constants),
             0,
@@ -77,7 +77,7 @@ class RowsLinear(SparseForm[Linear]):
 
     def lower(self, layer: Linear, site: Site) -> Lowering:
         entries, lengths = encode_rows(filters_of(layer), np.arange(layer.weight.shape[1]))
-        constants, fields = _constants(layer, entries, lengths)
+        constants, fields = row_constants(layer, entries, lengths)
         return Lowering(
             form=self.name,
             header="nn_sparse_rows.h",
@@ -103,7 +103,7 @@ class RowsConv2d(SparseForm[Conv2d]):
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
         entries, lengths = encode_rows(filters_of(layer), offsets(layer, site))
-        constants = _constants(layer, entries, lengths)[0]
+        constants = row_constants(layer, entries, lengths)[0]
         padded = any(layer.padding)
         tile, tiles = tiling(layer, site)
         copied = site.input_shape[0] * window_pitch(layer, site) if padded else 0
@@ -117,7 +117,7 @@ class RowsConv2d(SparseForm[Conv2d]):
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
         entries, lengths = encode_rows(filters_of(layer), offsets(layer, site))
-        constants, fields = _constants(layer, entries, lengths)
+        constants, fields = row_constants(layer, entries, lengths)
         padded = any(layer.padding)
         return Lowering(
             form=self.name,
@@ -143,7 +143,7 @@ def tiling(layer: Conv2d, site: Site) -> tuple[int, int]:
     return tile, rows * columns // tile
 
 
-def _constants(
+def row_constants(
     layer: Conv2d | Linear, entries: Array, lengths: list[int]
 ) -> tuple[tuple[Constant, ...], Mapping[str, Value]]:
     """The arrays of a layer, and the record's fields that refer to them."""
@@ -159,6 +159,3 @@ def _constants(
         "requantize": requantization_fields(layer.requantize),
     }
     return (stream, constant, bias.constant, *requantization_constants(layer.requantize)), fields
-
-
-row_constants = _constants
