@@ -159,6 +159,15 @@ def test_cmsis_nn_is_asked_for_where_it_is_missing(tmp_path: Path, monkeypatch: 
         cmsis_nn.root()
 
 
+def test_cmsis_nn_is_found_where_platformio_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(cmsis_nn.VARIABLE, raising=False)
+    monkeypatch.setenv("PLATFORMIO_CORE_DIR", str(tmp_path))
+    library = tmp_path / "lib" / "CMSIS-NN"
+    (library / "Include").mkdir(parents=True)
+    (library / "Include" / "arm_nnfunctions.h").write_text("")
+    assert cmsis_nn.root() == library
+
+
 def test_cmsis_nn_brings_only_what_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "Include" / "Internal").mkdir(parents=True)
     (tmp_path / "Include" / "arm_nnfunctions.h").write_text("/* public */")
