@@ -145,7 +145,10 @@ class Student(nn.Module):
         """Masked, rounded weights."""
         latent, mask, levels = self.weight[index], self.masks[index], self.settings[index].levels
         scale = self.log_scale[index].exp()
-        kept: Tensor = _rounded(latent / scale, -levels, levels) * scale * mask
+        # The scale learns as in arXiv 1902.08153, but a weight's gradient also passes beyond the outermost level:
+        # pruning leaves mostly large weights, and all that had ever been clipped would be frozen.
+        rounded = _rounded(latent.detach() / scale, -levels, levels) * scale
+        kept: Tensor = (rounded + latent - latent.detach()) * mask
         return kept
 
     def _bias_step(self, index: int, scale: Tensor | float) -> Tensor:
