@@ -42,8 +42,8 @@ NN_INLINE const uint8_t *nn_sparse_bytes_row(const uint8_t *x, const uint8_t *en
             "subs %[rounds], %[rounds], #1\n\t"
             "bne 1b\n"
             "3:"
-            : [x] "+r"(x), [entry] "+r"(entry), [rounds] "=&r"(rounds), [total] "+r"(total), [weight] "=&r"(weight),
-              [count] "+r"(count)
+            : [x] "+&r"(x), [entry] "+&r"(entry), [rounds] "=&r"(rounds), [total] "+&r"(total), [weight] "=&r"(weight),
+              [count] "+&r"(count)
             : [bits] "i"(weight_bits)
             : "cc", "memory");
     *sum = total;

@@ -45,7 +45,7 @@ NN_INLINE int32_t nn_sparse_rice_row(const nn_rice *rice, const uint8_t **at, co
             "2:\n\t"
             "cmp %[at], %[end]\n\t"
             "blo 1b"
-            : [at] "+r"(*at), [position] "+r"(*position), [weight] "+r"(*weight), [sum] "+r"(sum), [word] "=&r"(word),
+            : [at] "+&r"(*at), [position] "+&r"(*position), [weight] "+&r"(*weight), [sum] "+&r"(sum), [word] "=&r"(word),
               [quotient] "=&r"(quotient), [rest] "=&r"(rest)
             : [end] "r"(end), [bits] "r"(rice->bits), [codes] "r"(rice->codes), [unit] "r"(unit), [mask] "r"(mask),
               [skip] "r"(skip)
