@@ -23,6 +23,7 @@ from harness.cli import (
     sweep,
     train,
     verify,
+    worker,
 )
 from harness.cli.terminal import guarded, unwind_on_signals
 
@@ -44,6 +45,7 @@ for name, command in (
     ("regress", regress.command),
     ("show", show.command),
     ("sweep", sweep.command),
+    ("worker", worker.command),
     ("verify", verify.command),
     ("compare", compare.command),
     ("report", report.command),

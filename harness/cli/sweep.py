@@ -40,6 +40,9 @@ def command(
     samples: Annotated[int | None, typer.Option("--samples", "-n", min=1, help="Test samples to infer.")] = None,
     repeat: Annotated[int | None, typer.Option("--repeat", "-r", min=1, help="Timed inferences.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Runs at a time.")] = os.cpu_count() or 1,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Run on the workers of a dask scheduler: tcp://host:8786.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again what was done before.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs, and what does not fit; run nothing.")
@@ -70,7 +73,11 @@ def command(
         return
     told.start(len(left.jobs))
     try:
-        if left.jobs:
+        if left.jobs and scheduler is not None:
+            from harness.sweep import cluster
+
+            cluster.run(left.jobs, scheduler=scheduler, root=root, listener=told)
+        elif left.jobs:
             pool.run(left.jobs, processes=jobs, root=root, listener=told)
     except KeyboardInterrupt:
         told.stop()

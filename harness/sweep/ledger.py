@@ -21,6 +21,7 @@ FOLDER = "sweeps"
 class Entry(BaseModel):
     """A finished run. id: of its record; None where it does not fit, and `unfit` says why.
 
+    final: whether that is so every time; another reason may be gone the next time, and is not kept.
     seconds, cpu_seconds: what it took, the processes that it started included. verdict: what is wrong with its figures.
     """
 
@@ -30,6 +31,7 @@ class Entry(BaseModel):
     key: str
     id: str | None
     unfit: str | None = None
+    final: bool = True
     verdict: str | None = None
     seconds: float
     cpu_seconds: float

@@ -212,13 +212,13 @@ def key(spec: RunSpec) -> str:
     content = {
         "options": {name: str(value) for name, value in sorted(dataclasses.asdict(spec).items())},
         "files": [file_sha256(path) for path in _files(spec)],
-        "tools": _tools(),
+        "tools": tools(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @cache
-def _tools() -> list[str]:
+def tools() -> tuple[str, ...]:
     """This tool's own sources and weights, the firmware's, the boards', the versions of packages, and the compiler."""
     from harness import fingerprint
     from harness.toolchain import compiler
@@ -237,4 +237,4 @@ def _tools() -> list[str]:
                 digest.update(f"{path.relative_to(folder)}\0{file_sha256(path)}\n".encode())
     found = compiler.find_arm()
     packages = [f"{name} {version}" for name, version in sorted(fingerprint.packages().items())]
-    return [digest.hexdigest(), found.identity if found else "registry", *packages]
+    return (digest.hexdigest(), found.identity if found else "registry", *packages)

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from harness.errors import DoesNotFit, HarnessError, InputError
 from harness.files import cache_dir
-from harness.progress import Advance
+from harness.progress import Advance, Reporter
 from harness.sweep import ledger
 from harness.sweep.ledger import Entry
 from harness.sweep.plan import Job
@@ -112,7 +112,7 @@ def _end_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def done(job: Job, root: Path, teller: _Teller) -> Entry | Failed:
+def done(job: Job, root: Path, teller: Reporter) -> Entry | Failed:
     """Does one run, writes its record and its ledger entry, and returns that, or what went wrong."""
     from harness.pipeline import run
     from harness.results import store
@@ -137,10 +137,11 @@ def done(job: Job, root: Path, teller: _Teller) -> Entry | Failed:
             key=job.key,
             id=None,
             unfit=error.message,
+            final=isinstance(error, DoesNotFit),
             seconds=time.monotonic() - started,
             cpu_seconds=_cpu_seconds() - cpu,
         )
-        if isinstance(error, DoesNotFit):  # the same the next time; another error may be gone then
+        if entry.final:
             ledger.write(entry, root)
         return entry
     except HarnessError as error:
