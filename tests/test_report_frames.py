@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from report_records import START, fleet, made_up
 from harness.errors import InputError
 from harness.report import frames, tables, words
 from harness.results import store
+from harness.results.record import content_id
 
 
 def test_the_newest_of_each_configuration_and_how_often_it_ran() -> None:
@@ -101,3 +104,21 @@ def test_changes_in_words(before: int | None, after: int, text: str) -> None:
 def test_sizes_in_words() -> None:
     assert [words.size(value) for value in (850, 63_392, 1_048_576, None)] == ["850 B", "63.4 kB", "1.05 MB", "-"]
     assert words.short(1_916_214) == "1.92 M"
+
+
+@pytest.mark.slow
+def test_ten_thousand_records_load_in_two_seconds(tmp_path: Path) -> None:
+    template = made_up()
+    raw = template.plain()
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    for number in range(10_000):
+        moment = START + timedelta(minutes=number)
+        raw["time"] = f"{moment:%Y-%m-%dT%H:%M:%S}.000Z"
+        raw["id"] = content_id(raw)
+        (folder / f"{raw['id']}.json").write_text(json.dumps(raw))
+    started = time.process_time()
+    frame = store.load(tmp_path)
+    # CPU time: the limit is for a machine with nothing else to do.
+    assert time.process_time() - started < 2
+    assert len(frame) == 10_000 and frame.attrs["damaged"] == {}

@@ -274,9 +274,12 @@ class _Told:
         ]
         if not records:
             return
-        columns = tables.SUMMARY[:-1] if out.width >= 130 else tables.NARROW
-        frame = frames.latest(store.frame(records)) if len(records) > 1 else store.frame(records)
-        out.print(text.table(tables.table(frame, ("model", *columns))))
+        columns = list(tables.SUMMARY[:-1] if out.width >= 130 else tables.NARROW)
+        frame = store.frame(records)
+        # What else varies tells the rows apart.
+        columns[1:1] = [name for name in ("kernels", "seed") if frame[name].nunique() > 1]
+        ordered = frame.sort_values([*frames.CONFIGURATION, "seed"], kind="stable")
+        out.print(text.table(tables.table(ordered, ("model", *columns))))
 
     def verdict(self) -> None:
         """Raises what the exit code is to say."""

@@ -70,6 +70,7 @@ _COLUMNS: dict[str, tuple[Column, _Make]] = {
     "model": (Column("model"), _text("model")),
     "variant": (Column("variant"), _text("variant")),
     "kernels": (Column("kernels"), _text("kernels")),
+    "seed": (Column("seed", number=True), _number("seed")),
     "board": (Column("board"), _text("board")),
     "engine": (Column("engine"), _text("engine")),
     "median": (Column("latency", number=True), _number("latency.median")),
