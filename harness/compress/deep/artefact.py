@@ -57,7 +57,7 @@ def make(
 ) -> tuple[SeedRow, ...]:
     """Compresses `model` once per seed; writes the table of all of them and the network of the median seed.
 
-    Both files are written anew after every seed. The median is taken by test loss, the lower one of an even number, so
+    Both files are written anew after every seed. The median is taken by test loss, the worse one of an even number, so
     that the shipped network is neither the luckiest nor the unluckiest.
     """
     source = resolve.source(model, None)
@@ -83,7 +83,7 @@ def make(
         )
         made.append((_row(seed, report, dataset, float_test), report.graph))
         ranked = sorted(made, key=lambda pair: (pair[0].test_loss, pair[0].seed))
-        row, graph = ranked[(len(ranked) - 1) // 2]
+        row, graph = ranked[len(ranked) // 2]
         metadata = {
             "variant": "deep",
             "weights_sha256": weights_sha256,
