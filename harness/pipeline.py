@@ -254,6 +254,11 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
         raise unknown_name("kernels", spec.kernels, KERNELS)
     board = boards.load(spec.board)
     choice = engines.choose(board, spec.engine, spec.probe)
+    if choice.engine == "host" and not baselines.runs_on_host(spec.kernels):
+        raise InputError(
+            f"kernels {spec.kernels} link a library that is built for {board.core}: this machine cannot run it",
+            hint="leave --engine out: the board's every layer is compared with the reference",
+        )
     reporter.say(f"engine: {choice.engine} - {choice.reason}")
     prepared = prepare(spec.model, spec.compression, weights=spec.weights, data=spec.data, reporter=reporter)
     dataset = prepared.dataset
@@ -384,10 +389,19 @@ def _reference(graph: Graph, images: Array, generated: Generated) -> _Observed:
 def _on_host(
     generated: Generated, graph: Graph, inputs: list[bytes], choice: Choice, reporter: Reporter
 ) -> _Observed | None:
-    """The same C, compiled for this machine. None where there is no host compiler (and the engine is another)."""
+    """The same C, compiled for this machine. None without a host compiler, and where a library for the core is linked.
+
+    Only another engine than host gets None.
+    """
     from harness.toolchain import compiler
     from harness.toolchain.host import HostNetwork
 
+    if generated.libraries:
+        reporter.say(
+            f"note: kernels {generated.kernels} link a library for {generated.core}: the comparison with the same C on "
+            "this machine is left out; every layer on the board is still compared with the reference"
+        )
+        return None
     if choice.engine != "host" and compiler.find_host() is None:
         reporter.say("note: no host C compiler: the comparison with the same C on this machine is left out")
         return None
@@ -403,7 +417,7 @@ def _build(spec: RunSpec, generated: Generated, board: Board, reporter: Reporter
     optimize, *extra_flags = generated.optimize.split()
     inputs = BuildInputs(
         name=f"{generated.name}-{spec.variant}",
-        files=generated.files,
+        files=generated.contents,
         optimize=optimize,
         extra_flags=tuple(extra_flags),
     )
@@ -544,7 +558,7 @@ def _fingerprint(
     measured: Measured | None,
 ) -> record.Fingerprint:
     commit, dirty = fingerprint.git()
-    sources = hashlib.sha256(repr(sorted(generated.files.items())).encode()).hexdigest()
+    sources = hashlib.sha256(repr(sorted(generated.contents.items())).encode()).hexdigest()
     built = firmware.fingerprint if firmware else None
     return record.Fingerprint(
         git_commit=commit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import zlib
 from pathlib import Path
@@ -11,23 +12,33 @@ from pathlib import Path
 import baselines_networks as networks
 import numpy as np
 import pytest
+from firmware_images import shared_cache
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness import boards
+from harness.boards import Board
 from harness.codegen import baselines
 from harness.codegen.baselines import cmsis_nn
-from harness.codegen.generate import Generated, export, generate, logical_bytes, parse_output
-from harness.errors import InputError
+from harness.codegen.generate import Generated, export, generate, logical_bytes, parse_output, serialize_input
+from harness.engines import Choice
+from harness.errors import BuildError, InputError
 from harness.graph.graph import Graph, build
+from harness.measurement import measure
 from harness.ops.conv2d import Conv2d
 from harness.ops.max_pool2d import MaxPool2d, Window
 from harness.ops.paper_a import LONGEST_STEP, PaperALinear
-from harness.toolchain import compiler
+from harness.pipeline import RunSpec, run
+from harness.progress import Silent
+from harness.toolchain import compiler, platformio
 from harness.toolchain.host import HostNetwork
 
 pytestmark = pytest.mark.skipif(compiler.find_host() is None, reason="no host compiler")
 needs_arm = pytest.mark.skipif(compiler.find_arm() is None, reason="no arm-none-eabi-gcc")
 needs_cmsis_nn = pytest.mark.skipif(not os.environ.get(cmsis_nn.VARIABLE), reason="no CMSIS-NN in $HARNESS_CMSIS_NN")
+
+BOARD = boards.load("mps2-an386")
+STAND_IN = Path(__file__).parent / "baselines_library"
 
 
 @pytest.fixture(scope="module")
@@ -147,45 +158,82 @@ def test_cmsis_nn_runs_the_same_values_unfused() -> None:
     np.testing.assert_allclose(real, before[scores] * graph.output.scale, atol=tensor.scale)
 
 
-def test_cmsis_nn_is_asked_for_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stand_in(folder: Path, board: Board, *flags: str) -> Path:
+    """A folder as $HARNESS_CMSIS_NN names it, with our stand-in for the board's core; returns its library."""
+    archive = folder / "lib" / board.core / "libcmsis-nn.a"
+    archive.parent.mkdir(parents=True)
+    shutil.copytree(STAND_IN / "Include", folder / "Include")
+    machine = (f"-mcpu={board.core}", "-mthumb", f"-mfloat-abi={board.float_abi}", f"-mfpu={board.fpu}")
+    options = (*machine, "-std=c11", "-O2", "-ffunction-sections", "-Wall", "-Wextra", "-Werror", *flags)
+    source = [f"-I{folder / 'Include'}", "-c", str(STAND_IN / "stand_in.c"), "-o", str(folder / "stand_in.o")]
+    subprocess.run([str(compiler.arm().path), *options, *source], check=True, timeout=60)
+    archiver = compiler.arm().path.with_name("arm-none-eabi-ar")
+    subprocess.run([str(archiver), "rcs", str(archive), str(folder / "stand_in.o")], check=True, timeout=60)
+    return archive
+
+
+def linked(graph: Graph, board: Board) -> platformio.BuildInputs:
+    generated = generate(graph, variant="int8", core=board.core, kernels="cmsis-nn")
+    return platformio.BuildInputs(name="small", files=generated.contents, optimize=generated.optimize)
+
+
+@pytest.fixture(scope="module")
+def adapted() -> Graph:
+    graph = networks.integers()
+    return cmsis_nn.adapt(graph, images(graph))
+
+
+def test_cmsis_nn_says_what_is_missing(adapted: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> InputError:
+        with pytest.raises(InputError) as caught:
+            generate(adapted, variant="int8", core="cortex-m7", kernels="cmsis-nn")
+        assert not cmsis_nn.available("cortex-m7")
+        return caught.value
+
     monkeypatch.delenv(cmsis_nn.VARIABLE, raising=False)
-    monkeypatch.setenv("PLATFORMIO_CORE_DIR", str(tmp_path))
-    graph = cmsis_nn.adapt(networks.integers(), images(networks.integers()))
-    with pytest.raises(InputError, match="not part of this repository") as caught:
-        generate(graph, variant="int8", core="cortex-m4", kernels="cmsis-nn")
-    assert cmsis_nn.VARIABLE in (caught.value.hint or "")
+    assert "not part of this repository" in refused().message
+    for words in (cmsis_nn.VARIABLE, "lib/cortex-m7/libcmsis-nn.a", "CMSIS_NN_USE_SINGLE_ROUNDING"):
+        assert words in (refused().hint or "")
     monkeypatch.setenv(cmsis_nn.VARIABLE, str(tmp_path))
-    with pytest.raises(InputError, match="no checkout of CMSIS-NN"):
-        cmsis_nn.root()
+    assert "no Include/arm_nnfunctions.h" in refused().message
+    (tmp_path / "Include").mkdir()
+    (tmp_path / "Include" / "arm_nnfunctions.h").write_text("/* public */")
+    (tmp_path / "lib" / "cortex-m4").mkdir(parents=True)
+    (tmp_path / "lib" / "cortex-m4" / "libcmsis-nn.a").write_bytes(b"!<arch>\n")
+    assert "no CMSIS-NN for cortex-m7" in refused().message
+    assert "CMSIS_NN_USE_SINGLE_ROUNDING" in (refused().hint or "")
+    (tmp_path / "lib" / "cortex-m7").mkdir()
+    (tmp_path / "lib" / "cortex-m7" / "libcmsis-nn.a").write_bytes(b"!<thin>\n")
+    assert "no static library" in refused().message
+    assert cmsis_nn.available("cortex-m4") and refused().exit_code == 2
 
 
-def test_cmsis_nn_is_found_where_platformio_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(cmsis_nn.VARIABLE, raising=False)
-    monkeypatch.setenv("PLATFORMIO_CORE_DIR", str(tmp_path))
-    library = tmp_path / "lib" / "CMSIS-NN"
-    (library / "Include").mkdir(parents=True)
-    (library / "Include" / "arm_nnfunctions.h").write_text("")
-    assert cmsis_nn.root() == library
-
-
-def test_cmsis_nn_brings_only_what_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cmsis_nn_brings_headers_and_the_library_of_the_core(
+    adapted: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cmsis_nn.VARIABLE, str(tmp_path))
     (tmp_path / "Include" / "Internal").mkdir(parents=True)
     (tmp_path / "Include" / "arm_nnfunctions.h").write_text("/* public */")
-    (tmp_path / "Include" / "Internal" / "config.h").write_text("")
-    source = tmp_path / "Source" / "Any"
-    source.mkdir(parents=True)
-    for name in cmsis_nn._CALLED[:-1]:
-        (source / f"{name}.c").write_text(f"void {name}(void) {{ arm_helper(); }}")
-    (source / "arm_helper.c").write_text("void arm_helper(void) {}")
-    (source / "arm_unused.c").write_text("void arm_unused(void) {}")
-    monkeypatch.setenv(cmsis_nn.VARIABLE, str(tmp_path))
-    with pytest.raises(InputError, match=f"lacks {cmsis_nn._CALLED[-1]}"):
-        cmsis_nn.sources()
-    (source / f"{cmsis_nn._CALLED[-1]}.c").write_text("")
-    found = cmsis_nn.sources()
-    assert {"cmsis_nn/arm_nnfunctions.h", "cmsis_nn/Internal/config.h", "cmsis_nn/arm_helper.c"} <= found.keys()
-    assert "cmsis_nn/arm_unused.c" not in found
-    assert "CMSIS_NN_USE_SINGLE_ROUNDING" in found["cmsis_nn/arm_helper.c"]
+    (tmp_path / "Include" / "Internal" / "config.h").write_text("/* internal */")
+    for core in ("cortex-m4", "cortex-m7"):
+        (tmp_path / "lib" / core).mkdir(parents=True)
+        (tmp_path / "lib" / core / "libcmsis-nn.a").write_bytes(b"!<arch>\n" + core.encode())
+    generated = generate(adapted, variant="int8", core="cortex-m4", kernels="cmsis-nn")
+    assert {"cmsis_nn/arm_nnfunctions.h", "cmsis_nn/Internal/config.h"} <= generated.files.keys()
+    assert not any(name.startswith("cmsis_nn") and name.endswith(".c") for name in generated.files)
+    assert generated.libraries == {"cmsis_nn/libcmsis-nn.a": b"!<arch>\ncortex-m4"}
+    written = export(adapted, variant="int8", core="cortex-m4", directory=tmp_path / "out", kernels="cmsis-nn")
+    assert (tmp_path / "out" / "cmsis_nn" / "libcmsis-nn.a").read_bytes() == b"!<arch>\ncortex-m4"
+    assert tmp_path / "out" / "cmsis_nn" / "arm_nnfunctions.h" in written
+    assert "Link `cmsis_nn/libcmsis-nn.a` too." in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(InputError, match="built for cortex-m4: this machine cannot run it"):
+        HostNetwork(generated, cache_dir=tmp_path / "cache")
+
+
+def test_cmsis_nn_is_refused_for_the_host_before_anything_runs() -> None:
+    with pytest.raises(InputError, match="kernels cmsis-nn link a library that is built for cortex-m7") as caught:
+        run(RunSpec("lenet5", "nucleo-f746", engine="host", kernels="cmsis-nn"))
+    assert "compared with the reference" in (caught.value.hint or "")
 
 
 def test_cmsis_nn_refuses_accumulators_beyond_its_range() -> None:
@@ -204,13 +252,57 @@ def test_cmsis_nn_refuses_accumulators_beyond_its_range() -> None:
         cmsis_nn.forms(changed)
 
 
+@needs_arm
+@pytest.mark.parametrize(("zero_point", "shared"), [(0, False), (37, True)])
+def test_layers_linked_with_a_library_are_bit_exact_on_the_board(
+    zero_point: int, shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With our stand-in for CMSIS-NN: what is tested is what we give to it, and the linking."""
+    monkeypatch.setenv(cmsis_nn.VARIABLE, str(tmp_path / "li brary"))
+    stand_in(tmp_path / "li brary", BOARD)
+    assert_bit_exact_on_board(networks.integers(zero_point=zero_point, shared=shared))
+
+
+@needs_arm
+def test_a_library_that_rounds_otherwise_is_noticed(
+    adapted: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cmsis_nn.VARIABLE, str(tmp_path))
+    stand_in(tmp_path, BOARD, "-DSTAND_IN_ROUNDS_DOWN")
+    with pytest.raises(AssertionError, match="layer1"):
+        assert_bit_exact_on_board(networks.integers())
+
+
+@needs_arm
+def test_a_library_of_another_float_abi_is_named(
+    adapted: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cmsis_nn.VARIABLE, str(tmp_path))
+    stand_in(tmp_path, BOARD, "-mfloat-abi=softfp")
+    with pytest.raises(BuildError, match=r"libcmsis-nn\.a\(.*\) was built for another float ABI than mps2-an386"):
+        platformio.build(linked(adapted, BOARD), BOARD, cache_dir=shared_cache())
+
+
 @needs_cmsis_nn
-@pytest.mark.parametrize("zero_point", [0, 37])
-@pytest.mark.parametrize("shared", [False, True])
-def test_cmsis_nn_is_bit_exact(zero_point: int, shared: bool, cache: Path) -> None:
-    graph = networks.integers(zero_point=zero_point, shared=shared)
-    adapted = cmsis_nn.adapt(graph, images(graph))
-    assert_bit_exact(adapted, generate(adapted, variant="int8", core="cortex-m4", kernels="cmsis-nn"), cache)
+@pytest.mark.parametrize(("zero_point", "shared"), [(0, False), (37, False), (0, True), (37, True)])
+def test_cmsis_nn_is_bit_exact(zero_point: int, shared: bool) -> None:
+    assert_bit_exact_on_board(networks.integers(zero_point=zero_point, shared=shared))
+
+
+def assert_bit_exact_on_board(graph: Graph) -> None:
+    """Every layer of every image on QEMU, against the reference; and the library is counted as the network's."""
+    x = images(graph, 2)
+    adapted = cmsis_nn.adapt(graph, x)
+    firmware = platformio.build(linked(adapted, BOARD), BOARD, cache_dir=shared_cache())
+    members = {part.kind for part in firmware.footprint.sections if "libcmsis-nn.a(" in part.origin}
+    assert members == {"kernels"}
+    inputs = [serialize_input(adapted, image) for image in x]
+    choice = Choice("qemu", "asked for")
+    layers = len(adapted.layers)
+    measured = measure(firmware, BOARD, choice, inputs, layers=layers, repeat=1, serial=None, reporter=Silent())
+    for index, (layer, values) in enumerate(adapted.run(x)):
+        expected = [zlib.crc32(logical_bytes(adapted, layer, value)) for value in values]
+        assert [answer.crcs[index] for answer in measured.inferences] == expected, layer.name
 
 
 # ---- all of them

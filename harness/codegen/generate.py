@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +78,7 @@ class Generated:
     """A network in C. files: text by file name; kernel_headers: what it includes from firmware/nn/, all of them.
 
     activation_bytes: the arena: every activation and scratch, input and output included. optimize: compiler flags that
-    the kernels were measured with.
+    the kernels were measured with. libraries: static libraries for `core` that it has to be linked with, by file name.
     """
 
     name: str
@@ -92,6 +92,12 @@ class Generated:
     input_bytes: int
     output_bytes: int
     optimize: str
+    libraries: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def contents(self) -> dict[str, str | bytes]:
+        """Files and libraries: all that a build for the core reads beside the kernel headers."""
+        return {**self.files, **self.libraries}
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +148,9 @@ def generate(
         name: environment.get_template(f"{name}.j2").render(context)
         for name in ("network.c", "network.h", "network_weights.h")
     }
-    if baseline is not None:
-        files |= baseline.sources()
+    library = baseline.library(core) if baseline is not None and baseline.library is not None else None
+    if library is not None:
+        files |= library.headers
     return Generated(
         name=graph.name,
         variant=variant,
@@ -156,6 +163,7 @@ def generate(
         input_bytes=_tensor_bytes(graph.input_tensor),
         output_bytes=_tensor_bytes(graph.output),
         optimize=OPTIMIZE if baseline is None else baseline.optimize,
+        libraries=library.archives if library is not None else {},
     )
 
 
@@ -175,7 +183,7 @@ def export(
     """
     generated = generate(graph, variant=variant, core=core, kernels=kernels, prefer=prefer, forms=forms)
     kernel_folder = firmware_dir() / "nn"
-    contents = dict(generated.files)
+    contents = generated.contents
     contents |= {name: (kernel_folder / name).read_text() for name in generated.kernel_headers}
     contents["README.md"] = _readme(graph, generated)
     target = directory.absolute()
@@ -187,7 +195,7 @@ def export(
         try:
             for name, text in contents.items():
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                (temporary / name).write_text(text)
+                (temporary / name).write_bytes(text.encode() if isinstance(text, str) else text)
             temporary.chmod(0o755)
             temporary.replace(target)
         except BaseException:
@@ -296,9 +304,9 @@ def _interleave(graph: Graph, placed: tuple[_Placed, ...]) -> tuple[_Placed, ...
 
 
 def _check_parameters(layer: Operator) -> None:
-    for field, values in layer.parameters.items():
+    for parameter, values in layer.parameters.items():
         if not np.isfinite(values).all():
-            raise InputError(f"layer {layer.name}: its {field} holds values that are not finite")
+            raise InputError(f"layer {layer.name}: its {parameter} holds values that are not finite")
 
 
 def _default_site(graph: Graph, layer: Operator, target: Target) -> Site:
@@ -604,6 +612,7 @@ def _readme(graph: Graph, generated: Generated) -> str:
         "front": _front(graph, generated.variant, generated.core),
         "integer": graph.integer,
         "compile_line": f"arm-none-eabi-gcc -std=c11 {flags} {generated.optimize} -c network.c",
+        "libraries": sorted(generated.libraries),
         "input": _tensor_context(graph.input_tensor, "pixel"),
         "output": _tensor_context(graph.output, "score"),
         "arena": {"bytes": f"{generated.activation_bytes:,}"},

@@ -44,11 +44,16 @@ class HostRun:
 class HostNetwork:
     """A generated network as an executable in the cache, built once per content.
 
-    sanitize: with AddressSanitizer and UndefinedBehaviorSanitizer. InputError when there is no host compiler,
-    BuildError when it refuses the C.
+    sanitize: with AddressSanitizer and UndefinedBehaviorSanitizer. InputError when there is no host compiler and for
+    a network that links a library for its core, BuildError when the compiler refuses the C.
     """
 
     def __init__(self, generated: Generated, *, cache_dir: Path, sanitize: bool = False) -> None:
+        if generated.libraries:
+            raise InputError(
+                f"{generated.name} links {', '.join(generated.libraries)}, which is built for {generated.core}: "
+                "this machine cannot run it"
+            )
         self._generated = generated
         self._executable = _build(generated, cache_dir, sanitize)
 

@@ -69,10 +69,10 @@ _UNUSABLE_IN_FLAGS = re.compile(r"[\n\r$%;#]")
 class BuildInputs:
     """What is built around the firmware.
 
-    name: for messages only. files: the generated C by file name, network.c and network.h at least.
-    optimize, extra_flags: compiler flags of the generated code, `optimize` as a shell would split it; the firmware
-    itself is always built for size. defines: preprocessor symbols of all of the image. profile: the MLPerf Tiny
-    benchmark that the board reports (kws01, ic01, vww01, ad01), None for the network's own name.
+    name: for messages only. files: the generated C by file name, network.c and network.h at least; static libraries
+    (*.a) among them are linked. optimize, extra_flags: compiler flags of the generated code, `optimize` as a shell
+    would split it; the firmware itself is always built for size. defines: preprocessor symbols of all of the image.
+    profile: the MLPerf Tiny benchmark that the board reports (kws01, ic01, vww01, ad01), None for the network's name.
     """
 
     name: str
@@ -253,6 +253,8 @@ def _without_unused_kernels(files: dict[str, bytes]) -> dict[str, bytes]:
     waiting = list(used)
     while waiting:
         includer = waiting.pop()
+        if not includer.endswith(_SOURCE_SUFFIXES):
+            continue  # a library
         for match in _INCLUDE.findall(used[includer]):
             # As the compiler searches: beside the file that includes, then in nn/ itself.
             for folder in (posixpath.dirname(includer), _KERNELS):
@@ -469,6 +471,7 @@ def _run(command: list[str], folder: Path, environment: Mapping[str, str], log: 
 _COMPILER_ERROR = re.compile(r"^(?P<where>\S[^:\n]*:\d+)(?::\d+)?: (?:fatal )?error: (?P<what>.+)$", re.MULTILINE)
 _OVERFLOW = re.compile(r"region `(\w+)' overflowed by (\d+) bytes?")
 _UNDEFINED = re.compile(r"undefined reference to `([^']+)'")
+_OTHER_FLOAT_ABI = re.compile(r"error: (\S.*) uses VFP register arguments, (\S.*) does not")
 _ANY_ERROR = re.compile(r"^\w*error: *(.+)$", re.MULTILINE | re.IGNORECASE)
 
 
@@ -485,6 +488,12 @@ def _explain(log: str, board: Board, source: _ToolchainSource, kept: Path) -> Bu
         return DoesNotFit(f"the image does not fit {board.id}: {found}", hint=hint)
     if found_error := _COMPILER_ERROR.search(log):
         return BuildError(f"{found_error['where']}: {found_error['what']}", hint=hint)
+    if other := _OTHER_FLOAT_ABI.search(log):
+        libraries = [PurePosixPath(name).name for name in other.groups() if ".a(" in name]
+        return BuildError(
+            f"{libraries[0] if libraries else 'a library'} was built for another float ABI than {board.id} has",
+            hint=f"{board.id} has float ABI {board.float_abi}{f' and FPU {board.fpu}' if board.fpu else ''}; {hint}",
+        )
     if undefined := _UNDEFINED.search(log):
         return BuildError(f"the generated code calls {undefined[1]}, which no library has", hint=hint)
     if source.option == "registry":

@@ -1,7 +1,7 @@
 """How the image is built, as SCons reads it: our firmware for size, the generated network as the project's options say.
 
 Options of the environment in platformio.ini:
-  custom_model_dir    folder with the generated network.c and network.h
+  custom_model_dir    folder with the generated network.c and network.h; static libraries (*.a) in it are linked
   custom_model_flags  compiler flags of the generated code, as a shell would split them; -O2 when there are none
   custom_defines      -D flags of everything
   custom_build_id     16 hexadecimal digits that the command build% answers
@@ -97,6 +97,8 @@ env.Append(CCFLAGS=flags(*shlex.split(env.GetProjectOption("custom_defines", "")
 model = env.Clone()
 model.Append(CCFLAGS=flags(*(shlex.split(env.GetProjectOption("custom_model_flags", "")) or ["-O2"])))
 model.BuildSources("$BUILD_DIR/model", model_dir)
+# Libraries that the network brings, before the C library: what it calls comes from them first.
+env.Prepend(LIBS=[env.File(str(path)) for path in sorted(Path(model_dir).rglob("*.a"))])
 # What the network was compiled with, for the record of the build.
 used = [str(flag) for flag in (*model["CFLAGS"], *model["CCFLAGS"]) if not str(flag).startswith("-ffile-prefix-map=")]
 Path(env.subst("$BUILD_DIR"), "flags.json").write_text(json.dumps(used), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Baselines: other people's ways to run the same networks, in the same tool, so that every ratio comes from one run.
 
-Each is one file: the forms that its layers take, further C files where it has any, and the compiler flags that it is
-known by. They are asked for by name (`--kernels unlu`) and are never chosen for speed.
+Each is one file: the forms that its layers take, the library that it links where it has one, and the compiler flags
+that it is known by. They are asked for by name (`--kernels unlu`) and are never chosen for speed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """One of them. forms: one per layer of a graph, or InputError. optimize: compiler flags.
+class Library:
+    """A library that its user built for one core, as files beside network.c. archives: static ones, to be linked."""
 
-    sources: further files to compile beside network.c, by name; InputError where they cannot be had.
+    headers: Mapping[str, str]
+    archives: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One of them. forms: one per layer of a graph, or InputError. optimize: flags of network.c's compiler.
+
+    library: what it links, for a core as GCC's -mcpu names it, or InputError; None where its C is all here.
     """
 
     name: str
     forms: Callable[[Graph], tuple[Form[Any], ...]]
     optimize: str
-    sources: Callable[[], Mapping[str, str]] = dict
+    library: Callable[[str], Library] | None = None
 
 
 def names() -> tuple[str, ...]:
@@ -50,8 +58,13 @@ def find(graph: Graph, kernels: str) -> Baseline | None:
     if kernels == "unlu":
         return Baseline("unlu", unlu.forms, unlu.OPTIMIZE)
     if kernels == "cmsis-nn":
-        return Baseline("cmsis-nn", cmsis_nn.forms, cmsis_nn.OPTIMIZE, cmsis_nn.sources)
+        return Baseline("cmsis-nn", cmsis_nn.forms, cmsis_nn.OPTIMIZE, cmsis_nn.library)
     return None
+
+
+def runs_on_host(kernels: str) -> bool:
+    """Whether this machine can run what `kernels` generate; not where they link a library for the board's core."""
+    return kernels != "cmsis-nn"
 
 
 def _own_forms(graph: Graph) -> tuple[Form[Any], ...]:
