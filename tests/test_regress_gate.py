@@ -9,8 +9,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from report_cli import run
 from report_records import START, keep, made_up
-from test_cli_commands import refused, run
+from test_cli_commands import refused
 
 from harness.report import gate as report
 from harness.report import history

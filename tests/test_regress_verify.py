@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from report_cli import run
 from report_records import keep, made_up
-from test_cli_commands import refused, run
+from test_cli_commands import refused
 
 from harness import cache
 from harness.results import store

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas
 import pytest
+from report_cli import run
 from report_records import START, fleet, keep, made_up
-from test_cli_commands import refused, run
+from test_cli_commands import refused
 
 from harness.errors import InputError
 from harness.report.comparison import compare

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli_commands import HARNESS, NETWORK, run
+from report_cli import run
+from test_cli_commands import HARNESS, NETWORK
 
 from harness.sweep import ledger, plan, pool
 from harness.sweep.ledger import Entry

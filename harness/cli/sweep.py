@@ -153,7 +153,9 @@ class _Told:
         if self._quiet:
             return
         for unfit in self._plan.unfit:
-            err.print(f"does not fit: {_name(unfit.spec)}: {unfit.reason}", style="yellow", markup=False)
+            err.print(
+                f"does not fit: {_name(unfit.spec)}: {unfit.reason}", style="yellow", markup=False, soft_wrap=True
+            )
         if self._before:
             err.print(f"{self._before} of {len(self._plan.jobs)} runs were done before", style="dim")
         if runs and err.is_terminal:
@@ -196,7 +198,7 @@ class _Told:
 
     def said(self, job: Job, text: str) -> None:
         if not self._quiet and (text.startswith("note:") or "died" in text):
-            err.print(f"{job.title}: {text}", style="yellow", markup=False)
+            err.print(f"{job.title}: {text}", style="yellow", markup=False, soft_wrap=True)
 
     def finished(self, job: Job, outcome: Entry | Failed) -> None:
         from harness.sweep.ledger import Entry
@@ -211,14 +213,16 @@ class _Told:
             return
         done = f"[{len(self.entries) + len(self.failed)}/{len(self._plan.jobs)}]"
         if not isinstance(outcome, Entry):
-            err.print(f"{done} {job.title}: FAILED: {outcome.message}", style="red", markup=False)
+            err.print(f"{done} {job.title}: FAILED: {outcome.message}", style="red", markup=False, soft_wrap=True)
         elif outcome.unfit is not None:
-            err.print(f"{done} {job.title}: does not fit: {outcome.unfit}", style="yellow", markup=False)
+            err.print(
+                f"{done} {job.title}: does not fit: {outcome.unfit}", style="yellow", markup=False, soft_wrap=True
+            )
         elif outcome.verdict is not None:
-            err.print(f"{done} {job.title}: WRONG: {outcome.verdict}", style="bold red", markup=False)
+            err.print(f"{done} {job.title}: WRONG: {outcome.verdict}", style="bold red", markup=False, soft_wrap=True)
         else:
             figures = _figures(self._record(outcome))
-            err.print(f"{done} {job.title}: {figures}, {outcome.seconds:.1f} s", markup=False)
+            err.print(f"{done} {job.title}: {figures}, {outcome.seconds:.1f} s", markup=False, soft_wrap=True)
 
     # ---- in the end
 

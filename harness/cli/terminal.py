@@ -36,7 +36,7 @@ class Terminal:
     """A Reporter that prints lines and draws a progress bar on stderr; in a pipe it draws none."""
 
     def say(self, text: str) -> None:
-        err.print(text, markup=False)
+        err.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def _stage(self, title: str) -> Iterator[Advance]:
@@ -64,10 +64,11 @@ def print_json(data: Any) -> None:
 def fail(error: HarnessError) -> NoReturn:
     """Ends the program the way an error of ours asks for: one sentence, the next step, the exit code."""
     err.print("[bold red]error:[/]", end=" ")
-    err.print(error.message, markup=False)
+    # The terminal breaks lines by itself; a pipe, and who searches it, gets sentences in one piece.
+    err.print(error.message, markup=False, soft_wrap=True)
     if error.hint:
         err.print("[bold]next:[/]", end="  ")
-        err.print(error.hint, markup=False)
+        err.print(error.hint, markup=False, soft_wrap=True)
     raise SystemExit(error.exit_code)
 
 
