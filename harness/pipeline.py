@@ -262,8 +262,7 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
     reporter.say(f"engine: {choice.engine} - {choice.reason}")
     prepared = prepare(spec.model, spec.compression, weights=spec.weights, data=spec.data, reporter=reporter)
     dataset = prepared.dataset
-    images = _quantize_input(prepared.graph, dataset, dataset.validation.x[:CALIBRATION_IMAGES])
-    graph = baselines.adapt(prepared.graph, spec.kernels, images)
+    graph = _adapted(prepared, spec.kernels)
     generated = generate(
         graph,
         variant=spec.variant,
@@ -329,6 +328,36 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
         fingerprint=_fingerprint(spec, board, choice, prepared, generated, firmware, measured),
     )
     return Outcome(result, _verdict(graph, reference, host, observed, bit_exact))
+
+
+def reference_accuracy(spec: RunSpec, reporter: Reporter | None = None) -> record.Accuracy:
+    """The accuracy of the run's network by the reference alone: of kernels that this machine cannot run.
+
+    Every layer that a board computes is held to this reference, so it is theirs too. Nothing is built or run.
+    """
+    reporter = reporter or Silent()
+    prepared = prepare(spec.model, spec.compression, weights=spec.weights, data=spec.data, reporter=reporter)
+    dataset, graph = prepared.dataset, _adapted(prepared, spec.kernels)
+    chosen = _sample(dataset, spec)
+    x, labels = dataset.test.x[chosen], dataset.test.y[chosen]
+    with reporter.stage("reference"):
+        classes = graph.infer(_quantize_input(graph, dataset, x)).argmax(axis=1)
+        fp32 = prepared.float_graph.infer(dataset.network_input(x)).argmax(axis=1)
+    return record.Accuracy(
+        dataset=dataset.name,
+        split="test",
+        samples=len(labels),
+        metric="top1",
+        device=None,
+        host=_share(classes, labels),
+        fp32=_share(fp32, labels),
+    )
+
+
+def _adapted(prepared: Prepared, kernels: str) -> Graph:
+    """The graph that `kernels` run, calibrated on validation images where they need that."""
+    images = prepared.dataset.validation.x[:CALIBRATION_IMAGES]
+    return baselines.adapt(prepared.graph, kernels, _quantize_input(prepared.graph, prepared.dataset, images))
 
 
 def _optimize(flags: str, wanted: str) -> str:

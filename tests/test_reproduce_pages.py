@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -12,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from harness import reproduce
+from harness.codegen.baselines import cmsis_nn
 from harness.errors import InputError
 from harness.models import resolve
 from harness.progress import Silent
 from harness.reproduce import deep_compression, document, efficient_deployment, experiment, measured, plot
 from harness.reproduce.experiment import Accuracy, Case, Figures, Options
-from harness.reproduce.measured import Measured
+from harness.reproduce.measured import Kept
 
 PROVENANCE = {
     "sources_sha256": "5",
@@ -32,7 +34,7 @@ def figures(case: Case, instructions: int, sizes: tuple[int, int, int], board: s
     return Figures(case.label, board, "qemu", instructions, *sizes, 300, sum(sizes) + 9_000, "-O2", "gcc 12", "7.2")
 
 
-def a_run(*, library: Measured | None = None) -> deep_compression.Run:
+def a_run(*further: Figures, **options: object) -> deep_compression.Run:
     """A run with round numbers: Unlu 250,000 B and 16 M, paper A 20,000 B and 8 M, int8 50,000 B and 400 k."""
     measured_here = (
         figures(deep_compression.UNLU, 16_000_000, (240_000, 2_000, 8_000)),
@@ -43,14 +45,22 @@ def a_run(*, library: Measured | None = None) -> deep_compression.Run:
         figures(deep_compression.FP32, 800_000, (240_000, 2_000, 8_000)),
         figures(deep_compression.INT8, 400_000, (44_000, 3_000, 3_000)),
     )
-    kept = library.figures if library is not None else ()
     accuracy = (Accuracy("fp32", 0.995, 0.995, 1_000, "mnist"), Accuracy("int8", 0.994, 0.995, 1_000, "mnist"))
-    return deep_compression.Run((*measured_here, *kept), accuracy, library)
+    return deep_compression.Run((*measured_here, *further), accuracy, **options)
 
 
-def library(origin: str) -> Measured:
-    entry = figures(deep_compression.CMSIS_NN[0], 2_000_000, (64_000, 10_000, 6_000))
-    return Measured((dataclasses.replace(entry, origin=origin),), None, PROVENANCE)
+def kept() -> Kept:
+    """Figures of another run, at each level that some are kept of."""
+    cases = deep_compression.CMSIS_NN_KEPT
+    entries = (figures(case, 2_000_000 - i, (64_000, 10_000, 6_000)) for i, case in enumerate(cases))
+    origin = "CMSIS-NN v7.0.0, measured 2026-01-01"
+    return Kept(tuple(dataclasses.replace(entry, origin=origin) for entry in entries), None, PROVENANCE)
+
+
+def kept_file(folder: Path, content: str) -> None:
+    file = folder / "reproduce" / measured.name("lenet5")
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
 
 
 # ---- arXiv 2103.15972
@@ -70,24 +80,32 @@ def test_a_ratio_says_its_denominator_and_a_published_figure_that_it_is_publishe
 
 
 def test_ratios_are_given_against_every_baseline_that_was_measured() -> None:
-    data = deep_compression.describe(a_run(library=library("")), ["mps2-an386"]).data
+    built = figures(deep_compression.CMSIS_NN, 2_000_000, (64_000, 10_000, 6_000))
+    data = deep_compression.describe(a_run(built, built={"mps2-an386": "5ha"}), ["mps2-an386"]).data
     assert data["ratios"]["mps2-an386"]["int8"] == {
         "unlu -O2": {"smaller": 5.0, "fewer": 40.0},
         "unlu -O3": {"smaller": 5.0, "fewer": 20.0},
         "plain fp32 -O3": {"smaller": 5.0, "fewer": 4.0},
         "paper A -O2": {"smaller": 0.4, "fewer": 20.0},
-        "CMSIS-NN s8 -O2": {"smaller": 1.6, "fewer": 5.0},
+        "CMSIS-NN s8": {"smaller": 1.6, "fewer": 5.0},
     }
-    assert "CMSIS-NN s8 -O2" not in deep_compression.describe(a_run(), ["mps2-an386"]).data["ratios"]["mps2-an386"]
+    without = deep_compression.describe(a_run(), ["mps2-an386"])
+    assert "CMSIS-NN s8" not in without.data["ratios"]["mps2-an386"]["int8"]
+    assert not any("CMSIS-NN yields" in note for note in without.notes)
 
 
-def test_kept_figures_are_marked_and_not_written_again() -> None:
-    fresh = deep_compression.describe(a_run(library=library("")), ["mps2-an386"])
-    kept = deep_compression.describe(a_run(library=library("CMSIS-NN v7.0.0, measured 2026-01-01")), ["mps2-an386"])
-    assert measured.name("lenet5") in fresh.files and measured.name("lenet5") not in kept.files
-    assert "CMSIS-NN s8 -O2 (kept)" in document.markdown(kept)
-    assert "(kept)" not in document.markdown(fresh)
-    assert "the library was not at hand" in document.markdown(kept)
+def test_the_library_at_hand_is_one_row_and_kept_figures_are_marked() -> None:
+    built = figures(deep_compression.CMSIS_NN, 2_000_000, (64_000, 10_000, 6_000))
+    fresh = deep_compression.describe(a_run(built, built={"mps2-an386": "5ha"}), ["mps2-an386"])
+    page = document.markdown(fresh)
+    assert "| CMSIS-NN s8 | 64,000 |" in page and "(kept)" not in page
+    assert "as its user built it (mps2-an386: SHA-256 5ha), measured in this run" in page
+    earlier = deep_compression.describe(a_run(*kept().figures, kept=kept()), ["mps2-an386"])
+    page = document.markdown(earlier)
+    assert all(f"| CMSIS-NN s8 {level} (kept) | 64,000 |" in page for level in ("-O2", "-O3", "-Ofast"))
+    assert "figures kept of 2026-01-01" in page and "it is not measured in this run" in page
+    assert "CMSIS-NN s8 -O2" in earlier.data["ratios"]["mps2-an386"]["int8"]
+    assert not any("measured/" in name for name in (*fresh.files, *earlier.files)), "kept figures are only read"
 
 
 def test_a_page_is_written_with_its_plots(tmp_path: Path) -> None:
@@ -117,7 +135,6 @@ def test_unlu_page_says_what_was_not_run() -> None:
         accuracy=Accuracy("LeNet-5 unlu -O2", 0.995, 0.995, 10_000, "mnist"),
         lenet5=efficient_deployment.Activations(36_472, 11_256),
         cifar=None,
-        library=None,
         missing="there is no cifar10",
     )
     page = efficient_deployment.describe(run)
@@ -156,46 +173,41 @@ def test_the_same_points_give_the_same_files() -> None:
 # ---- figures kept from other machines
 
 
-def test_measured_figures_are_read_back_with_their_origin(tmp_path: Path) -> None:
-    file = tmp_path / "reproduce" / measured.name("lenet5")
-    file.parent.mkdir(parents=True)
-    file.write_bytes(measured.content(library("")))
-    found = measured.load((tmp_path / "elsewhere", tmp_path), "lenet5")
-    assert found is not None
-    assert found.figures[0].origin == "CMSIS-NN v7.0.0, measured 2026-01-01"
-    assert dataclasses.replace(found.figures[0], origin="") == library("").figures[0]
+def test_kept_figures_are_read_with_their_origin(tmp_path: Path) -> None:
+    entries = [entry.to_json() for entry in kept().figures]
+    kept_file(tmp_path, json.dumps({"schema": 1, "provenance": PROVENANCE, "figures": entries, "accuracy": None}))
+    assert measured.load((tmp_path / "elsewhere", tmp_path), "lenet5") == kept()
     assert measured.load((tmp_path,), "another") is None
-
-
-def test_another_board_is_added_to_what_is_kept_of_the_same_library() -> None:
-    here, there = library(""), library("kept")
-    there = dataclasses.replace(
-        there, figures=tuple(dataclasses.replace(entry, board="nucleo-f746") for entry in there.figures)
-    )
-    assert {entry.board for entry in measured.merged(here, there).figures} == {"mps2-an386", "nucleo-f746"}
-    assert measured.merged(here, here).figures == here.figures
-    other = dataclasses.replace(there, provenance={**there.provenance, "sources_sha256": "0"})
-    assert measured.merged(here, other).figures == here.figures
-    assert "kept" not in measured.content(measured.merged(here, there)).decode()
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"schema": 2}', '{"schema": 1, "provenance": {}}'])
 def test_damaged_measured_figures_are_refused(tmp_path: Path, content: str) -> None:
-    file = tmp_path / "reproduce" / measured.name("lenet5")
-    file.parent.mkdir(parents=True)
-    file.write_text(content)
-    with pytest.raises(InputError, match="not a file that this harness wrote"):
+    kept_file(tmp_path, content)
+    with pytest.raises(InputError, match="does not hold kept figures"):
         measured.load((tmp_path,), "lenet5")
 
 
-def test_the_committed_cmsis_nn_figures_cover_every_board() -> None:
+def test_the_committed_cmsis_nn_figures_cover_every_board_and_level() -> None:
     root = Path(__file__).resolve().parent.parent / "results"
-    kept = measured.load((root,), deep_compression.MODEL)
-    assert kept is not None and len(kept.provenance["commit"]) == 40
-    boards = {entry.board for entry in kept.figures if entry.label == deep_compression.CMSIS_NN[0].label}
-    assert boards == set(deep_compression.BOARDS)
-    for entry in kept.figures:
+    found = measured.load((root,), deep_compression.MODEL)
+    assert found is not None and len(found.provenance["commit"]) == 40
+    wanted = {(case.label, board) for case in deep_compression.CMSIS_NN_KEPT for board in deep_compression.BOARDS}
+    assert {(entry.label, entry.board) for entry in found.figures} == wanted
+    for entry in found.figures:
         assert entry.instructions > 1_000_000 and entry.weights > 60_000
+    cifar = measured.load((root,), efficient_deployment.CIFAR)
+    assert cifar is not None and cifar.figures[0].label == efficient_deployment.CIFAR_CMSIS.label
+
+
+def test_the_users_library_is_known_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cmsis_nn.VARIABLE, str(tmp_path))
+    assert not measured.available("mps2-an386")
+    (tmp_path / "Include").mkdir()
+    (tmp_path / "Include" / "arm_nnfunctions.h").write_text("")
+    (tmp_path / "lib" / "cortex-m4").mkdir(parents=True)
+    (tmp_path / "lib" / "cortex-m4" / "libcmsis-nn.a").write_bytes(b"!<arch>\n")
+    assert measured.available("mps2-an386") and not measured.available("mps2-an500")
+    assert measured.identity("mps2-an386") == hashlib.sha256(b"!<arch>\n").hexdigest()[:16]
 
 
 # ---- the command

@@ -7,14 +7,14 @@ same compiler, the same images and the same way of counting bytes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from harness.progress import Reporter
 from harness.reproduce import experiment, measured, plot
 from harness.reproduce.document import Claim, Document, Table
 from harness.reproduce.experiment import Accuracy, Case, Figures, Options
-from harness.reproduce.measured import Measured
+from harness.reproduce.measured import Kept
 from harness.results.record import Result
 
 PAPER = "2103.15972"
@@ -38,10 +38,11 @@ PLAIN = Case("plain fp32 -O3", "plain C with constant dimensions", "fp32", "plai
 FP32 = Case("fp32", "our float kernels", "fp32")
 PAPER_A = Case("paper A -O2", "the paper's method run again", "paper-a", "paper-a")
 PAPER_A_O3 = Case("paper A -O3", "the paper's method run again", "paper-a", "paper-a", "-O3")
-CMSIS_NN = (
-    Case("CMSIS-NN s8 -O2", "Arm's CMSIS-NN on our int8 weights", "int8", "cmsis-nn", "-O2"),
-    Case("CMSIS-NN s8 -O3", "Arm's CMSIS-NN on our int8 weights", "int8", "cmsis-nn", "-O3"),
-    Case("CMSIS-NN s8 -Ofast", "Arm's CMSIS-NN on our int8 weights", "int8", "cmsis-nn", "-Ofast"),
+CMSIS_NN = Case("CMSIS-NN s8", "Arm's CMSIS-NN on our int8 weights, as the user built it", "int8", "cmsis-nn")
+# Of which figures are kept, by the level that the library was compiled at: nothing here compiles it.
+CMSIS_NN_KEPT = tuple(
+    Case(f"CMSIS-NN s8 {level}", "Arm's CMSIS-NN on our int8 weights (kept)", "int8", "cmsis-nn", level)
+    for level in ("-O2", "-O3", "-Ofast")
 )
 PLAIN_INT8 = Case("plain int8 -O3", "plain C, 8-bit weights and activations", "int8", "plain", "-O3")
 INT8 = Case("int8", "our 8-bit kernels", "int8")
@@ -52,20 +53,21 @@ DEEP = tuple(
 )
 
 # Baselines that ratios are given against.
-DENOMINATORS = (UNLU, UNLU_O3, PLAIN, PAPER_A, CMSIS_NN[0])
+DENOMINATORS = (UNLU, UNLU_O3, PLAIN, PAPER_A, CMSIS_NN, CMSIS_NN_KEPT[0])
 
 
 @dataclass(frozen=True)
 class Run:
     """All that was measured, or kept from an earlier measurement.
 
-    library: CMSIS-NN's part, None without any. earlier: what is kept of it, where this run measured it.
+    kept: CMSIS-NN's figures of another run, None without any among `figures`. built: what identifies the library that
+    the user built, by the board that it was measured on.
     """
 
     figures: tuple[Figures, ...]
     accuracy: tuple[Accuracy, ...]
-    library: Measured | None
-    earlier: Measured | None = None
+    kept: Kept | None = None
+    built: Mapping[str, str] = field(default_factory=dict)
 
 
 def ours() -> tuple[Case, ...]:
@@ -80,16 +82,15 @@ def cases() -> tuple[Case, ...]:
 
 def reproduce(options: Options, reporter: Reporter, save: Callable[[Result], object]) -> Document:
     """Runs everything; every record goes to `save`. HarnessErrors of the runs are the caller's."""
-    live = measured.available()
-    earlier = measured.load(options.folders, MODEL)
-    kept = None if live else earlier
     boards = options.boards or BOARDS
     for board in boards:
         experiment.engine(board)  # an unknown one is found before the first run, not after many
-    plan = [(case, board) for board in boards for case in (*cases(), *(CMSIS_NN if live else ()))]
-    counted = (FP32, PAPER_A, INT8, DEEP[0], *(CMSIS_NN[:1] if live else ()))
+    built = {board: measured.identity(board) for board in boards if measured.available(board)}
+    kept = measured.load(options.folders, MODEL) if len(built) < len(boards) else None
+    plan = [(case, board) for board in boards for case in (*cases(), *([CMSIS_NN] if board in built else ()))]
+    counted = (FP32, PAPER_A, INT8, DEEP[0], *([CMSIS_NN] if built else ()))
     total = len(plan) + len(counted)
-    if not live and kept is None:
+    if kept is None and len(built) < len(boards):
         reporter.say("CMSIS-NN is left out: neither the library nor kept figures are at hand")
     figures, accuracy = [], []
     for number, (case, board) in enumerate(plan, start=1):
@@ -104,18 +105,10 @@ def reproduce(options: Options, reporter: Reporter, save: Callable[[Result], obj
         counted_accuracy = experiment.accuracy(case, MODEL, options.samples, step)
         accuracy.append(counted_accuracy)
         reporter.say(f"[{number}/{total}] accuracy of {case.label}: {counted_accuracy.top1:.2%}")
-    library = kept
-    if live:
-        names = {case.label for case in CMSIS_NN}
-        library = Measured(
-            tuple(entry for entry in figures if entry.label in names),
-            next((entry for entry in accuracy if entry.label in names), None),
-            measured.provenance(),
-        )
-    elif kept is not None:
-        figures += [entry for entry in kept.figures if entry.board in boards]
+    if kept is not None:
+        figures += [entry for entry in kept.figures if entry.board in boards and entry.board not in built]
         accuracy += [kept.accuracy] if kept.accuracy is not None else []
-    return describe(Run(tuple(figures), tuple(accuracy), library, earlier if live else None), boards)
+    return describe(Run(tuple(figures), tuple(accuracy), kept, built), boards)
 
 
 # ---- the page
@@ -126,8 +119,6 @@ def describe(run: Run, boards: Sequence[str]) -> Document:
     first = boards[0]
     drawn = plot.draw(points(run, first), title=f"LeNet-5 on {first}: bytes against instructions")
     files = {f"{PAPER}.{suffix}": content for suffix, content in drawn.items()}
-    if run.library is not None and not any(entry.origin for entry in run.library.figures):
-        files[measured.name(MODEL)] = measured.content(measured.merged(run.library, run.earlier))
     tables = [_board_table(run, board) for board in boards] + [_ratio_table(run, board) for board in boards]
     tables.append(_cases_table(run))
     compilers = sorted({entry.compiler for entry in run.figures if entry.compiler})
@@ -155,7 +146,10 @@ def describe(run: Run, boards: Sequence[str]) -> Document:
             "figures": [entry.to_json() for entry in run.figures],
             "accuracy": [dataclasses.asdict(entry) for entry in run.accuracy],
             "ratios": {board: _ratios(run, board) for board in boards},
-            "cmsis_nn": run.library.provenance if run.library is not None else None,
+            "cmsis_nn": {
+                "built": dict(run.built),
+                "kept": run.kept.provenance if run.kept is not None else None,
+            },
         },
     )
 
@@ -242,8 +236,8 @@ _METHOD_REASON = {
 def _board_table(run: Run, board: str) -> Table:
     accuracy = {entry.label: entry for entry in run.accuracy}
     of_variant = {case.variant: accuracy[case.label] for case in (FP32, PAPER_A, *ours()) if case.label in accuracy}
-    library = accuracy.get(CMSIS_NN[0].label)
-    known = {case.label: case for case in (*cases(), *CMSIS_NN)}
+    library = accuracy.get(CMSIS_NN.label) or accuracy.get(CMSIS_NN_KEPT[0].label)
+    known = {case.label: case for case in (*cases(), CMSIS_NN, *CMSIS_NN_KEPT)}
     rows = []
     entries = [entry for entry in run.figures if entry.board == board]
     for entry in sorted(entries, key=lambda entry: -entry.network):
@@ -325,7 +319,8 @@ def _floors(run: Run, label: str, board: str) -> str:
 
 def _cases_table(run: Run) -> Table:
     flags = {entry.label: entry.optimize for entry in run.figures}
-    rows = [(case.label, case.what, flags[case.label]) for case in (*cases(), *CMSIS_NN) if case.label in flags]
+    known = (*cases(), CMSIS_NN, *CMSIS_NN_KEPT)
+    rows = [(case.label, case.what, flags[case.label]) for case in known if case.label in flags]
     return Table("The cases", ("case", "what it is", "compiler flags of the network's code"), tuple(rows))
 
 
@@ -345,24 +340,20 @@ def _notes(run: Run, compilers: Sequence[str]) -> list[str]:
     if run.accuracy:
         one = run.accuracy[0]
         notes.append(
-            f"Accuracy: top-1 over {one.samples:,} test images of {one.dataset}, by the generated C on this machine; "
-            "paper A begins with a training of its own, the others with the shipped fp32 weights."
+            f"Accuracy: top-1 over {one.samples:,} test images of {one.dataset}, by the generated C on this machine "
+            "(CMSIS-NN: by the reference that its layers equal on the board); paper A begins with a training of its own, "
+            "the others with the shipped fp32 weights."
         )
-    if run.library is not None:
-        source = run.library.provenance
-        kept = any(entry.origin for entry in run.library.figures)
-        notes.append(
-            f"CMSIS-NN {source['version']} (commit {source['commit']}, {source['requantization']}), "
-            + (f"kept figures of {source['date']}: the library was not at hand." if kept else "measured in this run.")
-            + " It yields 8-bit scores, our int8 32-bit ones; max-pools are layers of their own there."
-        )
-    return notes
+    about = measured.notes(run.kept, run.built)
+    if about:
+        about.append("CMSIS-NN yields 8-bit scores, our int8 32-bit ones; max-pools are layers of their own there.")
+    return notes + about
 
 
 def points(run: Run, board: str) -> list[plot.Point]:
-    """What the plot of a board shows. CMSIS-NN once: its levels of optimisation differ by 2 %."""
+    """What the plot of a board shows. CMSIS-NN once: the levels that are kept of it differ by 2 %."""
     mine = {case.label for case in ours()}
-    left_out = {case.label for case in CMSIS_NN[1:]}
+    left_out = {case.label for case in CMSIS_NN_KEPT[1:]}
     shown = [entry for entry in run.figures if entry.board == board and entry.label not in left_out]
     found = [
         plot.Point(entry.label, entry.network, entry.instructions, "ours" if entry.label in mine else "baseline")

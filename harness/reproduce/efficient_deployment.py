@@ -18,7 +18,7 @@ from harness.progress import Reporter
 from harness.reproduce import experiment, measured, plot
 from harness.reproduce.document import Claim, Document, Table
 from harness.reproduce.experiment import Accuracy, Case, Figures, Options
-from harness.reproduce.measured import Measured
+from harness.reproduce.measured import Kept
 from harness.results.record import Result
 
 PAPER = "2007.01348"
@@ -37,7 +37,7 @@ UNLU = Case("LeNet-5 unlu -O2", "fp32 as the paper prints it", "fp32", "unlu")
 UNLU_O3 = Case("LeNet-5 unlu -O3", "fp32 as the paper prints it", "fp32", "unlu", "-O3")
 CIFAR_PLAIN = Case("CIFAR int8, plain fused", "plain 8-bit C, pooling fused, buffers shared", "int8", "plain")
 CIFAR_INT8 = Case("CIFAR int8", "our 8-bit kernels", "int8")
-CIFAR_CMSIS = Case("CIFAR CMSIS-NN s8", "Arm's CMSIS-NN on the same weights", "int8", "cmsis-nn", "-O2")
+CIFAR_CMSIS = Case("CIFAR CMSIS-NN s8", "Arm's CMSIS-NN on the same weights, as the user built it", "int8", "cmsis-nn")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Activations:
 class Run:
     """What was measured. missing: why there is nothing of the CIFAR network, empty where there is.
 
-    library: CMSIS-NN's part, None without any. earlier: what is kept of it, where this run measured it.
+    kept: CMSIS-NN's figures of another run, None without any among `figures`. built: what identifies the library that
+    the user built; empty where there is none.
     """
 
     board: str
@@ -60,9 +61,9 @@ class Run:
     accuracy: Accuracy
     lenet5: Activations
     cifar: Activations | None
-    library: Measured | None
     missing: str
-    earlier: Measured | None = None
+    kept: Kept | None = None
+    built: str = ""
 
 
 def activations(graph: Graph, bytes_each: int) -> Activations:
@@ -84,11 +85,10 @@ def reproduce(options: Options, reporter: Reporter, save: Callable[[Result], obj
     board = (options.boards or BOARDS)[0]
     experiment.engine(board)
     figures = []
-    live = measured.available()
-    earlier = measured.load(options.folders, CIFAR)
-    library = None if live else earlier
+    built = measured.identity(board) if measured.available(board) else ""
+    kept = None if built else measured.load(options.folders, CIFAR)
     plan = [(LENET5, UNLU), (LENET5, UNLU_O3), (CIFAR, CIFAR_PLAIN), (CIFAR, CIFAR_INT8)]
-    plan += [(CIFAR, CIFAR_CMSIS)] if live else []
+    plan += [(CIFAR, CIFAR_CMSIS)] if built else []
     graphs = {LENET5: _traced(LENET5, reporter)}
     missing = ""
     try:
@@ -97,7 +97,7 @@ def reproduce(options: Options, reporter: Reporter, save: Callable[[Result], obj
         missing = f"{error.message}{f' ({error.hint})' if error.hint else ''}"
         reporter.say(f"the CIFAR network is left out: {missing}")
         plan = [(model, case) for model, case in plan if model == LENET5]
-        library = None
+        kept, built = None, ""
     total = len(plan) + 1
     for number, (model, case) in enumerate(plan, start=1):
         step = experiment.Step(reporter, f"[{number}/{total}] {case.label} on {board}")
@@ -109,19 +109,17 @@ def reproduce(options: Options, reporter: Reporter, save: Callable[[Result], obj
     step = experiment.Step(reporter, f"[{total}/{total}] accuracy of LeNet-5")
     accuracy = experiment.accuracy(UNLU, LENET5, options.samples, step)
     reporter.say(f"[{total}/{total}] accuracy of LeNet-5: {accuracy.top1:.2%}")
-    if live and not missing:
-        library = Measured(tuple(e for e in figures if e.label == CIFAR_CMSIS.label), None, measured.provenance())
-    elif library is not None:
-        figures += [entry for entry in library.figures if entry.board == board]
+    if kept is not None:
+        figures += [entry for entry in kept.figures if entry.board == board]
     run = Run(
         board=board,
         figures=tuple(figures),
         accuracy=accuracy,
         lenet5=activations(graphs[LENET5], 4),
         cifar=activations(graphs[CIFAR], 1) if CIFAR in graphs else None,
-        library=library,
         missing=missing,
-        earlier=earlier if live else None,
+        kept=kept,
+        built=built,
     )
     return describe(run)
 
@@ -138,8 +136,6 @@ def describe(run: Run) -> Document:
     compilers = sorted({entry.compiler for entry in run.figures if entry.compiler})
     drawn = plot.draw(points(run), title=f"Unlu's networks on {run.board}: bytes against instructions")
     files = {f"{PAPER}.{suffix}": content for suffix, content in drawn.items()}
-    if run.library is not None and not any(entry.origin for entry in run.library.figures):
-        files[measured.name(CIFAR)] = measured.content(measured.merged(run.library, run.earlier))
     return Document(
         paper=PAPER,
         title="arXiv 2007.01348: Efficient Neural Network Deployment for Microcontroller (Unlu 2020)",
@@ -170,7 +166,7 @@ def describe(run: Run) -> Document:
             },
             "figures": [entry.to_json() for entry in run.figures],
             "accuracy": dataclasses.asdict(run.accuracy),
-            "cmsis_nn": run.library.provenance if run.library is not None else None,
+            "cmsis_nn": {"built": run.built or None, "kept": run.kept.provenance if run.kept is not None else None},
             "missing": run.missing or None,
         },
     )
@@ -288,15 +284,9 @@ def _notes(run: Run, compilers: Sequence[str]) -> list[str]:
     ]
     if run.missing:
         notes.append(f"The CIFAR network was not run: {run.missing}.")
-    elif run.library is None:
-        notes.append("CMSIS-NN was not at hand, and no figures of it are kept.")
     else:
-        source = run.library.provenance
-        kept = any(entry.origin for entry in run.library.figures)
-        notes.append(
-            f"CMSIS-NN {source['version']} (commit {source['commit']}, {source['requantization']}), "
-            + (f"kept figures of {source['date']}: the library was not at hand." if kept else "measured in this run.")
-        )
+        about = measured.notes(run.kept, {run.board: run.built} if run.built else {})
+        notes += about or ["CMSIS-NN was not at hand, and no figures of it are kept."]
     return notes
 
 

@@ -1,30 +1,29 @@
-"""Figures that not every machine can measure again, kept with what they came from: CMSIS-NN's, whose code is not ours.
+"""Figures of CMSIS-NN that were measured once, kept for machines without it: its code is not ours.
 
-`harness reproduce` writes them where CMSIS-NN is at hand and reads them where it is not.
+`harness reproduce` measures it where the user has built it, and reads these where he has not. They are of the library
+compiled at -O2, -O3 and -Ofast; it never writes them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness import boards
 from harness.codegen.baselines import cmsis_nn
 from harness.errors import InputError
 from harness.reproduce.experiment import Accuracy, Figures
 
 _SCHEMA = 1
-_GIT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Measured:
-    """accuracy: None where it was not taken. provenance: the library's version, and when and from what it was built."""
+class Kept:
+    """accuracy: None where it was not taken. provenance: the library's version and commit, and when it was measured."""
 
     figures: tuple[Figures, ...]
     accuracy: Accuracy | None
@@ -36,43 +35,7 @@ def name(model: str) -> str:
     return f"measured/cmsis-nn-{model}.json"
 
 
-def provenance() -> dict[str, str]:
-    """What identifies the CMSIS-NN at hand: its commit where it is a git checkout, and a hash of what is used of it."""
-    sources = cmsis_nn.sources()
-    digest = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()
-    commit = _git(cmsis_nn.root(), "rev-parse", "HEAD")
-    version = _git(cmsis_nn.root(), "describe", "--tags", "--always")
-    return {
-        "library": "CMSIS-NN, Apache-2.0, https://github.com/ARM-software/CMSIS-NN",
-        "version": version or "unknown",
-        "commit": commit or "unknown",
-        "sources_sha256": digest,
-        "requantization": "CMSIS_NN_USE_SINGLE_ROUNDING",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
-
-
-def content(measured: Measured) -> bytes:
-    """The figures as a file."""
-    fields = {
-        "schema": _SCHEMA,
-        "provenance": measured.provenance,
-        "figures": [{**entry.to_json(), "origin": ""} for entry in measured.figures],
-        "accuracy": None if measured.accuracy is None else vars(measured.accuracy),
-    }
-    return json.dumps(fields, indent=1).encode() + b"\n"
-
-
-def merged(new: Measured, earlier: Measured | None) -> Measured:
-    """What is to be kept: the new figures, and those of other boards where the same library was measured before."""
-    if earlier is None or earlier.provenance["sources_sha256"] != new.provenance["sources_sha256"]:
-        return new
-    taken = {(entry.label, entry.board) for entry in new.figures}
-    others = tuple(entry for entry in earlier.figures if (entry.label, entry.board) not in taken)
-    return Measured((*new.figures, *others), new.accuracy or earlier.accuracy, new.provenance)
-
-
-def load(folders: Sequence[Path], model: str) -> Measured | None:
+def load(folders: Sequence[Path], model: str) -> Kept | None:
     """The figures in the first results folder that has them; None without any. InputError for a damaged file."""
     files = [folder / "reproduce" / name(model) for folder in folders]
     file = next((file for file in files if file.is_file()), None)
@@ -84,35 +47,39 @@ def load(folders: Sequence[Path], model: str) -> Measured | None:
             raise ValueError(f"schema {raw['schema']}")
         source = raw["provenance"]
         origin = f"CMSIS-NN {source['version']}, measured {source['date']}"
-        return Measured(
+        return Kept(
             figures=tuple(Figures.from_json(entry, origin=origin) for entry in raw["figures"]),
             accuracy=None if raw["accuracy"] is None else Accuracy(**raw["accuracy"]),
             provenance=source,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{file} is not a file that this harness wrote: {error}",
-            hint=f"set {cmsis_nn.VARIABLE}, then run harness reproduce again: it writes the file anew",
+            f"{file} does not hold kept figures: {error}",
+            hint="take it from the repository again, or remove it: the figures are left out then",
         ) from error
 
 
-def available() -> bool:
-    """Whether CMSIS-NN is at hand."""
-    try:
-        cmsis_nn.root()
-    except InputError:
-        return False
-    return True
+def available(board: str) -> bool:
+    """Whether the user has built CMSIS-NN for the board's core."""
+    return cmsis_nn.available(boards.load(board).core)
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    """git's answer about the checkout in `folder` itself, empty where it is none."""
-    if not (folder / ".git").exists():
-        return ""
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=_GIT_SECONDS, check=True
+def identity(board: str) -> str:
+    """What identifies the library that the user built for the board's core: the start of its SHA-256."""
+    (archive,) = cmsis_nn.library(boards.load(board).core).archives.values()
+    return hashlib.sha256(archive).hexdigest()[:16]
+
+
+def notes(kept: Kept | None, built: Mapping[str, str]) -> list[str]:
+    """What a page says about its figures of CMSIS-NN. kept: whose are in it. built: `identity` of each board's."""
+    found = []
+    if built:
+        libraries = ", ".join(f"{board}: SHA-256 {digest}" for board, digest in built.items())
+        found.append(f"CMSIS-NN as its user built it ({libraries}), measured in this run.")
+    if kept is not None:
+        source = kept.provenance
+        found.append(
+            f"CMSIS-NN {source['version']} (commit {source['commit']}, {source['requantization']}): figures kept of "
+            f"{source['date']}, of the library compiled at the level that is given; it is not measured in this run."
         )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return answer.stdout.strip()
+    return found
