@@ -134,10 +134,10 @@ def test_an_export_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         export(small(), variant="int8", core="cortex-m4", directory=taken)
     assert [path.name for path in taken.iterdir()] == ["mine.txt"]
 
-    def full(path: Path, text: str) -> int:
+    def full(path: Path, content: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InputError, match="No space left on device"):
         export(small(), variant="int8", core="cortex-m4", directory=tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

@@ -101,6 +101,8 @@ def test_whatever_the_image_depends_on_makes_another(cache: Path) -> None:
         "defines": build_id(defines={"X": "1"}),
         "profile": build_id(profile="ic01"),
         "sources": build_id(files=network_files(**{"sum = fc_bias[o]": "sum = fc_bias[o] + 1"})),
+        "library": build_id(files={**network_files(), "any/lib.a": b"one"}),
+        "another library": build_id(files={**network_files(), "any/lib.a": b"two"}),
         "board": build_id(boards.load("mps2-an386")),
         "memory": build_id(smaller(AN500, "ram", 65536)),
         "stack": build_id(AN500.model_copy(update={"stack_bytes": 8192})),

@@ -32,7 +32,12 @@ def command(
         typer.Option("--engine", "-e", help="auto, hardware, qemu, simulator, or host (the same C on this machine)."),
     ] = "auto",
     kernels: Annotated[
-        str, typer.Option("--kernels", help="default, plain, or a baseline: unlu, paper-a, cmsis-nn.")
+        str,
+        typer.Option(
+            "--kernels",
+            help="default, plain, or a baseline: unlu, paper-a, cmsis-nn (links the library that you built and that "
+            "$HARNESS_CMSIS_NN names).",
+        ),
     ] = "default",
     optimize: Annotated[
         str | None,

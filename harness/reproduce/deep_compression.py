@@ -340,9 +340,9 @@ def _notes(run: Run, compilers: Sequence[str]) -> list[str]:
     if run.accuracy:
         one = run.accuracy[0]
         notes.append(
-            f"Accuracy: top-1 over {one.samples:,} test images of {one.dataset}, by the generated C on this machine "
-            "(CMSIS-NN: by the reference that its layers equal on the board); paper A begins with a training of its own, "
-            "the others with the shipped fp32 weights."
+            f"Accuracy: top-1 over {one.samples:,} test images of {one.dataset}, by the generated C on this machine"
+            + (" (CMSIS-NN: by the reference that its layers equal on the board)" if run.built else "")
+            + "; paper A begins with a training of its own, the others with the shipped fp32 weights."
         )
     about = measured.notes(run.kept, run.built)
     if about:

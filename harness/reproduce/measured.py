@@ -80,6 +80,6 @@ def notes(kept: Kept | None, built: Mapping[str, str]) -> list[str]:
         source = kept.provenance
         found.append(
             f"CMSIS-NN {source['version']} (commit {source['commit']}, {source['requantization']}): figures kept of "
-            f"{source['date']}, of the library compiled at the level that is given; it is not measured in this run."
+            f"{source['date']}, of the library compiled at the level that is given."
         )
     return found
