@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from harness.codegen.text import array_text
 from harness.ops.base import Array
 from harness.ops.conv2d import Conv2d
-from harness.ops.lowering import Cost, Lowering, Site
+from harness.ops.lowering import Constant, Cost, Lowering, Site
 from harness.ops.sparse.common import filters_of, finish_of, window_pitch
 from harness.ops.sparse.lanes import (
+    FILTER_CODE,
     FINISH_CODE,
     LAYER_CODE,
     WINDOW_CODE,
@@ -38,6 +40,8 @@ _LOW = frozenset({"r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7"})
 
 # Bytes of the function that computes a row, and of calling one group of filters at four positions.
 _ROW_CODE, _CALL_CODE = 50, 8
+# Bytes of the loop over the filters that are not code.
+_LOOP_CODE = 44
 
 
 @dataclass(frozen=True)
@@ -147,11 +151,20 @@ def _add(register: str, sign: int, lanes: str, exponent: int) -> Instruction:
 
 
 class LanesCodeConv2d(LanesForm):
-    """Every weight is an instruction, at each of the four positions of a unit."""
+    """Every weight of the first `coded` filters (all of them: None) is an instruction, at each of the four positions of
+    a unit; the other filters' weights are a table. Between bytes and instructions there is a choice for every filter.
+    """
 
-    name = "lanes-code"
+    def __init__(self, coded: int | None = None) -> None:
+        self._coded = coded
+
+    @cached_property
+    def name(self) -> str:  # type: ignore[override]
+        return "lanes-code" if self._coded is None else f"lanes-code-{self._coded}"
 
     def refusal(self, layer: Conv2d, site: Site) -> str | None:
+        if self._coded is not None and self._coded >= len(layer.weight):
+            return f"it has {len(layer.weight)} filters"
         if offset_bits(lane_offsets(layer, site)) is None:
             return "its rows of activations are too long for the offsets of loads"
         if window_pitch(layer, site) > 2**_STEP_BITS:
@@ -159,88 +172,117 @@ class LanesCodeConv2d(LanesForm):
         return super().refusal(layer, site)
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
-        groups, finish = _groups(layer, site), finish_of(layer)
+        groups, finish = self._groups(layer, site), finish_of(layer)
+        bits, entries = self._table(layer, site)
         rows, _, filters = site.output_shape
-        unit = sum(4 * len(group) + 4 for group in groups) + 18 * filters + 8
+        tabled = 0 if self._coded is None else filters - self._coded
+        unit = sum(4 * len(group) + 4 for group in groups) + 18 * filters + 8 + 14 * len(entries) + 44 * tabled
         return Cost(
-            _bytes(groups) + finish.bytes,
+            _bytes(groups) + 2 * len(entries) + finish.bytes,
             window_bytes(layer, site),
             rows * units(site) * unit + window_instructions(layer, site),
-            LAYER_CODE + (WINDOW_CODE if windowed(layer, site) else 0) + _ROW_CODE + _CALL_CODE * len(groups),
-            {f"lanes_finish_{finish.suffix}": FINISH_CODE},
+            LAYER_CODE
+            + (WINDOW_CODE if windowed(layer, site) else 0)
+            + _ROW_CODE
+            + _CALL_CODE * len(groups)
+            + (_LOOP_CODE if tabled else 0),
+            {f"lanes_finish_{finish.suffix}": FINISH_CODE}
+            | ({f"nn_lanes_filter_{bits}": FILTER_CODE} if tabled else {}),
             trailing(layer, site),
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
-        groups = _groups(layer, site)
+        groups = self._groups(layer, site)
+        _, entries = self._table(layer, site)
         return self.lower_lanes(
             layer,
             site,
             header="nn_lanes_code.h",
             row="@_row",
             functions={},
-            constants=(),
+            constants=(Constant("entries", "uint16_t", np.array(entries, np.uint16)),) if entries else (),
             weights={},
             steps=(len(layer.weight), 1),
-            source=_source(layer, site, groups),
+            source=self._source(layer, site, groups),
             code_bytes=_bytes(groups),
         )
 
+    def _groups(self, layer: Conv2d, site: Site) -> list[list[Instruction]]:
+        """The functions of the filters that are code, up to eight in each, none much smaller than the others."""
+        filters, offsets = filters_of(layer)[: self._coded], lane_offsets(layer, site)
+        pitch = window_pitch(layer, site)
+        firsts = range(0, len(filters), len(_SUMS))
+        return [emit_group(filters[first : first + len(_SUMS)], offsets, pitch) for first in firsts]
 
-def _groups(layer: Conv2d, site: Site) -> list[list[Instruction]]:
-    filters, offsets = filters_of(layer), lane_offsets(layer, site)
-    pitch = window_pitch(layer, site)
-    firsts = range(0, len(filters), len(_SUMS))
-    return [emit_group(filters[first : first + len(_SUMS)], offsets, pitch) for first in firsts]
+    def _table(self, layer: Conv2d, site: Site) -> tuple[int, list[int]]:
+        """Bits of an offset, and the entries of the filters that are not code."""
+        offsets = lane_offsets(layer, site)
+        bits = offset_bits(offsets)
+        assert bits is not None
+        if self._coded is None:
+            return bits, []
+        rows = encode_table(filters_of(layer)[self._coded :], offsets, bits)
+        return bits, [entry for row in rows for entry in row]
+
+    def _source(self, layer: Conv2d, site: Site, groups: Sequence[Sequence[Instruction]]) -> str:
+        """The layer's functions: on cores with DSP one per group of filters, elsewhere a table; and the row's."""
+        filters, offsets, pitch = filters_of(layer), lane_offsets(layer, site), window_pitch(layer, site)
+        bits, entries = self._table(layer, site)
+        coded = len(filters) if self._coded is None else self._coded
+        table = [entry for row in encode_table(filters[:coded], offsets, bits) for entry in row]
+        lines = ["#if NN_DSP"]
+        for index, group in enumerate(groups):
+            lines += [
+                f"/* Filters {index * len(_SUMS)} to {min((index + 1) * len(_SUMS), coded) - 1}. */",
+                '__attribute__((naked, noinline)) NN_SECTION(".text.weights.@")',
+                f"static void @_group_{index}(const uint8_t *pixels __attribute__((unused)),",
+                "    uint32_t *best __attribute__((unused)))",
+                "{",
+                "    __asm__(",
+                *(f'        "{instruction.text}\\n\\t"' for instruction in group),
+                "    );",
+                "}",
+                "",
+            ]
+        tabled = _tabled_filters(bits, "@_entries", pitch, coded, len(filters)) if entries else []
+        lines += [
+            "static void @_unit(const uint8_t *pixels, uint32_t *best)",
+            "{",
+            *(f"    @_group_{index}(pixels, best + {index * len(_SUMS)});" for index in range(len(groups))),
+            *tabled,
+            "}",
+            "#else",
+            f"static const uint16_t @_coded[{len(table)}] = {{",
+            array_text(np.array(table, np.uint16), "uint16_t"),
+            "};",
+            "",
+            "static void @_unit(const uint8_t *pixels, uint32_t *best)",
+            "{",
+            *_tabled_filters(bits, "@_coded", pitch, 0, coded),
+            *tabled,
+            "}",
+            "#endif",
+            "",
+            "static void @_row(const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums)",
+            "{",
+            "    nn_lanes_code_row(filters, rows, sums, @_unit);",
+            "}",
+            "",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _tabled_filters(bits: int, table: str, pitch: int, first: int, end: int) -> list[str]:
+    """C that computes the filters `first` to `end` (exclusive) of one unit from a table of entries."""
+    return [
+        "    {",
+        f"        const uint16_t *entries = {table};",
+        f"        for (uint32_t filter = {first}; filter < {end}; filter++) {{",
+        f"            entries = nn_lanes_filter_{bits}(entries, pixels, {pitch}, best + filter, 1);",
+        "        }",
+        "    }",
+    ]
 
 
 def _bytes(groups: Iterable[Sequence[Instruction]]) -> int:
     return sum(instruction.bytes for group in groups for instruction in group)
-
-
-def _source(layer: Conv2d, site: Site, groups: Sequence[Sequence[Instruction]]) -> str:
-    """The layer's functions: on cores with DSP one per group of filters, elsewhere a table; and the row's."""
-    filters, offsets, pitch = filters_of(layer), lane_offsets(layer, site), window_pitch(layer, site)
-    bits = offset_bits(offsets)
-    assert bits is not None
-    table = [entry for row in encode_table(filters, offsets, bits) for entry in row]
-    lines = ["#if NN_DSP"]
-    for index, group in enumerate(groups):
-        lines += [
-            f"/* Filters {index * len(_SUMS)} to {min((index + 1) * len(_SUMS), len(filters)) - 1}. */",
-            '__attribute__((naked, noinline)) NN_SECTION(".text.weights.@")',
-            f"static void @_group_{index}(const uint8_t *pixels __attribute__((unused)),",
-            "    uint32_t *best __attribute__((unused)))",
-            "{",
-            "    __asm__(",
-            *(f'        "{instruction.text}\\n\\t"' for instruction in group),
-            "    );",
-            "}",
-            "",
-        ]
-    lines += [
-        "static void @_unit(const uint8_t *pixels, uint32_t *best)",
-        "{",
-        *(f"    @_group_{index}(pixels, best + {index * len(_SUMS)});" for index in range(len(groups))),
-        "}",
-        "#else",
-        f"static const uint16_t @_entries[{len(table)}] = {{",
-        array_text(np.array(table, np.uint16), "uint16_t"),
-        "};",
-        "",
-        "static void @_unit(const uint8_t *pixels, uint32_t *best)",
-        "{",
-        "    const uint16_t *entries = @_entries;",
-        f"    for (uint32_t filter = 0; filter < {len(filters)}; filter++) {{",
-        f"        entries = nn_lanes_filter_{bits}(entries, pixels, {pitch}, best + filter, 1);",
-        "    }",
-        "}",
-        "#endif",
-        "",
-        "static void @_row(const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums)",
-        "{",
-        "    nn_lanes_code_row(filters, rows, sums, @_unit);",
-        "}",
-        "",
-    ]
-    return "\n".join(lines) + "\n"
