@@ -612,9 +612,12 @@ def _fingerprint(
 def _options(spec: RunSpec) -> dict[str, str | int | float | bool | tuple[str, ...]]:
     """The options that are not their defaults: without those that the record holds and those of this machine."""
     recorded = {"model", "board", "variant", "engine", "kernels", "samples", "repeat", "seed"}
-    named_here = {"weights", "data", "probe", "serial"}
-    return {
+    named_here = {"weights", "probe", "serial"}
+    if str(spec.data) not in datasets.names():
+        named_here.add("data")
+    options = {
         field.name: getattr(spec, field.name)
         for field in dataclasses.fields(spec)
         if field.name not in recorded | named_here and getattr(spec, field.name) != field.default
     }
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}

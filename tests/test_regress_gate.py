@@ -92,6 +92,17 @@ class TestWhatCannotBeCompared:
         finding = judged(made_up(), made_up().model_copy(update={"fingerprint": other}))
         assert finding.verdict == "equal" and [cause.field for cause in finding.causes] == ["fingerprint.optimize"]
 
+    def test_a_baseline_older_than_a_field_is_not_held_against_it(self) -> None:
+        expected = stable(made_up())
+        del expected["fingerprint"]["flags"]
+        finding = judge("x", expected, slower(1), seconds=1.0, tolerances={})
+        assert finding.refused == () and finding.causes == ()
+
+    def test_a_cause_is_told_where_it_explains_something(self) -> None:
+        moved = slower(1)
+        other = moved.model_copy(update={"fingerprint": moved.fingerprint.model_copy(update={"optimize": "-O3"})})
+        assert "because: fingerprint.optimize: -O2 -> -O3" in report.reasons(judged(made_up(), other))
+
     def test_host_times_of_two_machines_are_refused(self) -> None:
         mine, yours = Times("a", ((100, 101),)), Times("b", ((100, 101),))
         record = made_up(host=True)

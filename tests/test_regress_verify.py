@@ -41,7 +41,20 @@ class TestSteps:
 
 
 def test_a_run_is_verified_and_a_changed_record_is_found_out(tmp_path: Path) -> None:
-    options = ("--board", "nucleo-f746", "--engine", "host", "-n", "2", "-r", "1", "--results", str(tmp_path))
+    options = (
+        "--board",
+        "nucleo-f746",
+        "--engine",
+        "host",
+        "-n",
+        "2",
+        "-r",
+        "1",
+        "--data",
+        "digits8x8",
+        "--results",
+        str(tmp_path),
+    )
     made = json.loads(run("run", "lenet5", *options, "--json").stdout)
     cached = sorted(path.name for path in (Path.home() / ".cache").glob("harness/host/*"))
     done = run("verify", made["id"], "--results", str(tmp_path), "--json")

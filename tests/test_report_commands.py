@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -60,6 +62,22 @@ def test_a_damaged_record_among_good_ones_is_named_and_in_the_exit_code(tmp_path
 def test_a_page_that_cannot_be_written_is_refused(results: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "cannot write" in run("report", "--results", str(results), "--html", str(tmp_path / "file/r.html")).stderr
+
+
+def test_a_full_disk_leaves_nothing_half_written(results: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: the write fails in the middle, as it does there."""
+    page = tmp_path / "report.html"
+    page.write_text("the one of yesterday")
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        "from harness.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "report", "--results", str(results), "--html", str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "cannot write" in done.stderr, done.stderr
+    assert page.read_text() == "the one of yesterday"
+    assert list(tmp_path.iterdir()) == [page]
 
 
 class TestCompare:

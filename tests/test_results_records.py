@@ -164,7 +164,7 @@ class TestRecord:
         )
         assert " ".join(plain["footprint"]) == "flash ram network stack_used"
         assert " ".join(plain["layers"][0]) == (
-            "name op shape macs ticks weight_bytes activation_bytes crc_device crc_reference"
+            "name op form shape macs ticks weight_bytes activation_bytes crc_device crc_reference"
         )
 
     def test_time_is_utc_in_milliseconds_and_starts_the_id(self) -> None:

@@ -125,6 +125,13 @@ def test_files_lie_beside_the_plan_and_count_by_their_content(tmp_path: Path) ->
     assert len({first.key, second.key, third.key}) == 3
 
 
+def test_a_dataset_that_ships_is_named_and_is_no_file(tmp_path: Path) -> None:
+    text = 'model = "lenet5"\nboard = "nucleo-f746"\nengine = "host"\ndata = "digits8x8"\n'
+    (tmp_path / "p.toml").write_text(text)
+    [job] = plan.read(tmp_path / "p.toml").jobs
+    assert job.spec.data == Path("digits8x8") and plan.files(job.spec) == {}
+
+
 def test_options_of_a_spec_come_back() -> None:
     spec = specs.from_options(
         {"model": "lenet5", "board": "nucleo-f746", "seed": 3, "data": "a b.npz"}, where="x", folder=Path("/f")

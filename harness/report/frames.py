@@ -83,7 +83,7 @@ def layers(frame: pandas.DataFrame) -> pandas.DataFrame:
         for record in frame.to_dict(orient="records")
         for index, layer in enumerate(record["layers"])
     ]
-    columns = ["id", *CONFIGURATION, "latency.unit", "index", "name", "op", "shape", "macs", "ticks"]
+    columns = ["id", *CONFIGURATION, "latency.unit", "index", "name", "op", "form", "shape", "macs", "ticks"]
     columns += ["weight_bytes", "activation_bytes", "crc_device", "crc_reference"]
     table = pandas.DataFrame(rows, columns=columns)
     return table.astype(dict.fromkeys(("index", "macs", "ticks", "weight_bytes", "activation_bytes"), "Int64"))

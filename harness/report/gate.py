@@ -62,7 +62,8 @@ def reasons(finding: Finding) -> list[str]:
     lines = [finding.error] if finding.error else []
     lines += [f"cannot be compared: {difference}" for difference in finding.refused]
     lines += [f"compared although not the same: {difference}" for difference in finding.allowed]
-    lines += [f"because: {cause.field}: {value(cause.before)} -> {value(cause.after)}" for cause in finding.causes]
+    if finding.verdict == "moved" or finding.tolerated:
+        lines += [f"because: {cause.field}: {value(cause.before)} -> {value(cause.after)}" for cause in finding.causes]
     if finding.tolerated:
         lines.append(f"within its tolerance: {', '.join(change.field for change in finding.tolerated)}")
     if finding.times is not None:

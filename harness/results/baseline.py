@@ -128,8 +128,14 @@ def _is_number(value: Scalar) -> bool:
 
 
 def causes(baseline: Expected, record: Result) -> tuple[Change, ...]:
-    """What explains moved figures: another compiler, optimisation level, board manifest, weights or data."""
-    return _changes({"fingerprint": baseline.get("fingerprint")}, {"fingerprint": stable(record)["fingerprint"]})
+    """What explains moved figures: another compiler, flags, optimisation level, board manifest, weights or data.
+
+    What the baseline does not hold, because it is older, explains nothing.
+    """
+    before = baseline.get("fingerprint")
+    held = set(before) if isinstance(before, Mapping) else set()
+    after = {name: value for name, value in stable(record)["fingerprint"].items() if name in held}
+    return _changes({"fingerprint": before}, {"fingerprint": after})
 
 
 def _without(record: Expected, key: str) -> dict[str, Any]:

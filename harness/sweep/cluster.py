@@ -141,14 +141,7 @@ def offers(names: Sequence[str], *, first: bool) -> dict[str, float]:
 
 
 def _packed(job: Job) -> Parcel:
-    files = {}
-    for field in dataclasses.fields(job.spec):
-        value = getattr(job.spec, field.name)
-        if isinstance(value, Path):
-            files[field.name] = (value.name, value.read_bytes())
-    if ".py:" in job.spec.model:
-        source = Path(job.spec.model.rpartition(":")[0])
-        files["model"] = (source.name, source.read_bytes())
+    files = {name: (path.name, path.read_bytes()) for name, path in plan.files(job.spec).items()}
     return Parcel(job, files, plan.tools())
 
 

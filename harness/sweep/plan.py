@@ -22,6 +22,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from harness import boards, engines
 from harness.assets import boards_dir, firmware_dir
 from harness.errors import DeviceError, InputError, unknown_name
-from harness.files import file_sha256
+from harness.files import cache_dir, file_sha256
 from harness.sweep import specs
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def _check_names(spec: RunSpec) -> None:
     ):
         if name not in known:
             raise unknown_name(what, name, known)
-    for file in _files(spec):
+    for file in files(spec).values():
         if not file.is_file():
             raise InputError(f"there is no file {file}")
 
@@ -200,21 +201,34 @@ def _engine(board: str, engine: str, probe: str | None) -> engines.Choice:
     return engines.choose(boards.load(board), engine, probe)
 
 
-def _files(spec: RunSpec) -> list[Path]:
-    """The user's files that a run reads."""
-    values = [getattr(spec, field.name) for field in dataclasses.fields(spec)]
-    source = [Path(spec.model.rpartition(":")[0])] if ".py:" in spec.model else []
-    return source + [value for value in values if isinstance(value, Path)]
+def files(spec: RunSpec) -> dict[str, Path]:
+    """The user's files that a run reads, by the option that names them."""
+    found = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+    named = {name: value for name, value in found.items() if isinstance(value, Path)}
+    source = {"model": Path(spec.model.rpartition(":")[0])} if ".py:" in spec.model else {}
+    return source | {name: path for name, path in named.items() if not specs.is_dataset(name, path)}
 
 
 def key(spec: RunSpec) -> str:
     """What a run is known by: its options, its files' content, and the tools that make its figures."""
     content = {
         "options": {name: str(value) for name, value in sorted(dataclasses.asdict(spec).items())},
-        "files": [file_sha256(path) for path in _files(spec)],
+        "files": {name: file_sha256(path) for name, path in files(spec).items()},
+        "datasets": _datasets(),
         "tools": tools(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _datasets() -> list[str]:
+    """Which dataset files there are, by name and size: with MNIST at hand a run is another one than without it."""
+    folders = [Path(variable).expanduser()] if (variable := os.environ.get("HARNESS_DATA")) else []
+    found = []
+    for folder in (*folders, cache_dir() / "mnist"):
+        for pattern in ("*", "*/*"):
+            found += [f"{path.name} {path.stat().st_size}" for path in folder.glob(pattern) if path.is_file()]
+    return sorted(found)
 
 
 @cache

@@ -34,6 +34,13 @@ def _alternatives(hint: Any) -> tuple[type, ...]:
     return () if kind is types.NoneType else (kind,)
 
 
+def is_dataset(name: str, value: object) -> bool:
+    """Whether the option names a dataset that harness knows, and no file."""
+    from harness import data
+
+    return name == "data" and str(value) in data.names()
+
+
 def is_list(name: str) -> bool:
     """Whether the option's value is a list itself."""
     return tuple in fields().get(name, ())
@@ -62,7 +69,7 @@ def convert(name: str, value: Any, *, where: str, folder: Path | None = None) ->
         raise unknown_name(f"option of {where}", name, allowed)
     kinds = allowed[name]
     if Path in kinds and isinstance(value, str):
-        return _path(value, folder)
+        return Path(value) if is_dataset(name, value) else _path(value, folder)
     if name == "model" and isinstance(value, str) and ".py:" in value and folder is not None:
         file, _, function = value.rpartition(":")
         return f"{_path(file, folder)}:{function}"
