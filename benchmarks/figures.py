@@ -76,17 +76,23 @@ def main() -> None:
         folder = Path(name)
         rows = []
         for board in BOARDS:
-            for variant, samples in (("int8", 200), ("fp32", 20)):
+            for variant, samples in (("int8", 200), ("deep", 200), ("fp32", 20)):
                 rows.append(row(record(folder, "lenet5", "-b", board, "--variant", variant, "-n", str(samples))))
                 print(f"measured {variant} on {board}", file=sys.stderr)
-        host = record(folder, "lenet5", "-b", "nucleo-f746", "--engine", "host", "-n", "10000")
+        everything = ("lenet5", "-b", "nucleo-f746", "--engine", "host", "-n", "10000")
+        host = record(folder, *everything)
+        deep = record(folder, *everything, "--variant", "deep")
         figures = {
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
             "compiler": subprocess.run(
                 ["arm-none-eabi-gcc", "--version"], check=True, capture_output=True, text=True, timeout=20
             ).stdout.splitlines()[0],
             "seconds": {key: round(value, 2) for key, value in times(folder).items()},
-            "accuracy_10000": {"int8": host["accuracy"]["host"], "fp32": host["accuracy"]["fp32"]},
+            "accuracy_10000": {
+                "int8": host["accuracy"]["host"],
+                "deep": deep["accuracy"]["host"],
+                "fp32": host["accuracy"]["fp32"],
+            },
             "runs": rows,
         }
     (HERE / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")

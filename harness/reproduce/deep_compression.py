@@ -47,9 +47,13 @@ CMSIS_NN_KEPT = tuple(
 PLAIN_INT8 = Case("plain int8 -O3", "plain C, 8-bit weights and activations", "int8", "plain", "-O3")
 INT8 = Case("int8", "our 8-bit kernels", "int8")
 _PREFERENCES = {"balanced": "bytes and instructions", "size": "bytes", "speed": "instructions"}
-DEEP = tuple(
-    Case(label, f"pruned, few levels, exact storage forms chosen for {_PREFERENCES[prefer]}", "deep", prefer=prefer)
-    for label, prefer in (("deep", "balanced"), ("deep, size", "size"), ("deep, speed", "speed"))
+DEEP = (
+    *(
+        Case(label, f"pruned, few levels, exact storage forms chosen for {_PREFERENCES[prefer]}", "deep", prefer=prefer)
+        for label, prefer in (("deep", "balanced"), ("deep, size", "size"), ("deep, speed", "speed"))
+    ),
+    # Between balanced and speed: small enough and fast enough for every ratio against Unlu at once.
+    Case("deep, half code", "the same; half of conv2's filters are code", "deep", forms=("conv2=lanes-code-8",)),
 )
 
 # Baselines that ratios are given against.

@@ -38,7 +38,7 @@ class Options:
 class Case:
     """One way to run a network. label: in tables and plots, unique. what: the same in words.
 
-    prefer: size, speed or balanced, where layers can be stored in several forms.
+    prefer: size, speed or balanced, where layers can be stored in several forms; forms: "layer=form", against it.
     """
 
     label: str
@@ -47,6 +47,7 @@ class Case:
     kernels: str = "default"
     optimize: str | None = None
     prefer: str = "balanced"
+    forms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def measure(case: Case, model: str, board: str, reporter: Reporter, save: Callab
         kernels=case.kernels,
         optimize=case.optimize,
         prefer=case.prefer,
+        forms=case.forms,
         samples=BOARD_SAMPLES,
         repeat=REPEAT,
     )
