@@ -21,6 +21,9 @@ from harness.results.record import Result
 BOARD_SAMPLES = 5
 REPEAT = 3
 
+# Beside the flags of network.c, where it links a library.
+_AS_BUILT = "; the library as the user built it"
+
 
 @dataclass(frozen=True)
 class Options:
@@ -142,7 +145,7 @@ def figures(label: str, result: Result) -> Figures:
         activations=footprint.ram.activations,
         stack_used=footprint.stack_used or 0,
         image=footprint.flash.total + footprint.ram.total,
-        optimize=fingerprint.optimize or "",
+        optimize=f"{fingerprint.optimize or ''}{'' if baselines.runs_on_host(result.kernels) else _AS_BUILT}",
         compiler=fingerprint.compiler or "",
         emulator=fingerprint.emulator_version or "",
     )
