@@ -74,6 +74,14 @@ def test_a_row_without_a_figure_is_not_on_the_front() -> None:
     assert list(frames.pareto(rows, ["a", "b"])) == [True, False]
 
 
+def test_the_front_has_three_figures_and_ends_at_a_clock() -> None:
+    slow = made_up(speed=2)
+    records = [made_up(), slow, made_up(variant="deep"), made_up(variant="fp32"), made_up(host=True)]
+    best = list(frames.front(store.frame(records)))
+    # int8 is as accurate as deep, and larger; fp32 is the largest, and the most accurate; the host engine has no bytes to be judged by.
+    assert best == [False, False, True, True, False]
+
+
 def test_the_flat_frame_survives_csv_and_parquet(tmp_path: Path) -> None:
     frame = store.frame(fleet(9))
     flat = frames.flat(frame)

@@ -105,6 +105,14 @@ def pareto(rows: pandas.DataFrame, smaller: Sequence[str], larger: Sequence[str]
     return pandas.Series(front, index=rows.index, dtype=bool)
 
 
+def front(rows: pandas.DataFrame) -> pandas.Series[bool]:
+    """Which rows no comparable row beats in bytes of the network image, latency and accuracy together."""
+    best = pandas.Series(False, index=rows.index, dtype=bool)
+    for _, group in groups(rows, [*TERMS, *DATA]):
+        best[group.index] = pareto(group, ["footprint.network", "latency.median"], ["accuracy.device"])
+    return best
+
+
 def flat(frame: pandas.DataFrame) -> pandas.DataFrame:
     """The frame with columns that a table of plain values can hold: the nested ones as JSON text."""
     import json

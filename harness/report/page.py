@@ -79,6 +79,8 @@ def build(frame: pandas.DataFrame, *, title: str = "Results", lead: str | None =
         for index, (model, rows) in enumerate(newest.groupby("model", sort=True))
     )
     first, last = frame["time"].min(), frame["time"].max()
+    day = f"{first:%Y-%m-%d}"
+    when = f"on {day}" if day == f"{last:%Y-%m-%d}" else f"from {day} to {last:%Y-%m-%d}"
     facts = (
         ("results", f"{len(frame):,}"),
         ("configurations", f"{len(newest):,}"),
@@ -89,7 +91,7 @@ def build(frame: pandas.DataFrame, *, title: str = "Results", lead: str | None =
     return Page(
         title,
         lead
-        or f"Measured from {first:%Y-%m-%d} to {last:%Y-%m-%d}. Tables and charts by network show the newest "
+        or f"Measured {when}. Tables and charts by network show the newest "
         "result of each configuration; figures of different clocks or compilers are never in one chart.",
         facts,
         tuple(notes),
@@ -119,6 +121,10 @@ def _section(number: int, model: str, rows: pandas.DataFrame, all_rows: pandas.D
         columns.insert(1, "kernels")
     if rows["latency.clock"].isin(["silicon", "modelled"]).any():
         columns.insert(columns.index("unit") + 1, "us")
+    fronts = frames.front(rows)
+    if fronts.sum() < fronts.size and fronts.any():
+        rows = rows.assign(front=fronts)
+        columns.insert(columns.index("checked"), "front")
     drawn: list[Chart] = []
     several = rows.dropna(subset=["fingerprint.compiler"])["fingerprint.compiler"].nunique() > 1
 

@@ -82,6 +82,10 @@ _COLUMNS: dict[str, tuple[Column, _Make]] = {
     "ram": (Column("RAM B", number=True), _number("footprint.ram.total")),
     "accuracy": (Column("accuracy", number=True), _number("accuracy.device", words.share)),
     "checked": (Column("checked", number=True), _checked),
+    "front": (
+        Column("not beaten", number=True),
+        lambda row: Cell("yes", 1.0, "good") if row["front"] else Cell("", 0.0),
+    ),
     "runs": (Column("runs", number=True), _number("runs")),
     "commit": (Column("commit"), _commit),
     "time": (Column("time (UTC)", number=True), _time),
