@@ -78,7 +78,7 @@ def test_the_front_has_three_figures_and_ends_at_a_clock() -> None:
     slow = made_up(speed=2)
     records = [made_up(), slow, made_up(variant="deep"), made_up(variant="fp32"), made_up(host=True)]
     best = list(frames.front(store.frame(records)))
-    # int8 is as accurate as deep, and larger; fp32 is the largest, and the most accurate; the host engine has no bytes to be judged by.
+    # int8 is as accurate as deep, and larger; fp32 is the most accurate; engine host has no bytes to be judged by.
     assert best == [False, False, True, True, False]
 
 

@@ -116,11 +116,11 @@ def of_comparison(records: Sequence[Result], compared: Sequence[tuple[str, Table
 
 
 def _section(number: int, model: str, rows: pandas.DataFrame, all_rows: pandas.DataFrame, palette: Palette) -> Section:
-    columns = list(tables.SUMMARY)
+    columns = ["unit_short" if name == "unit" else name for name in tables.SUMMARY]
     if rows["kernels"].nunique() > 1:
         columns.insert(1, "kernels")
     if rows["latency.clock"].isin(["silicon", "modelled"]).any():
-        columns.insert(columns.index("unit") + 1, "us")
+        columns.insert(columns.index("unit_short") + 1, "us")
     fronts = frames.front(rows)
     if fronts.sum() < fronts.size and fronts.any():
         rows = rows.assign(front=fronts)
