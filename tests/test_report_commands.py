@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from datetime import timedelta
@@ -12,7 +13,7 @@ import pandas
 import pytest
 from report_cli import run
 from report_records import START, fleet, keep, made_up
-from test_cli_commands import refused
+from test_cli_commands import HARNESS, refused
 
 from harness.errors import InputError
 from harness.report.comparison import compare
@@ -62,6 +63,15 @@ def test_a_damaged_record_among_good_ones_is_named_and_in_the_exit_code(tmp_path
 def test_a_page_that_cannot_be_written_is_refused(results: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "cannot write" in run("report", "--results", str(results), "--html", str(tmp_path / "file/r.html")).stderr
+
+
+def test_a_pipe_gets_whole_lines_without_colours(results: Path) -> None:
+    command = [*HARNESS, "report", "--results", str(results)]
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=True)
+    assert "\x1b" not in done.stdout + done.stderr
+    # A heading, and a line for each of 24 configurations.
+    assert len(done.stdout.splitlines()) == 25
 
 
 def test_a_full_disk_leaves_nothing_half_written(results: Path, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -112,13 +111,13 @@ def load(root: Path | None = None) -> pandas.DataFrame:
 
     Files that are no records are left out, named in a DamagedRecordWarning and in `.attrs["damaged"]` (name -> reason).
     """
-    rows: list[dict[str, Any]] = []
+    gathered = _Columns()
     damaged: dict[str, str] = {}
     folder = results_dir(root) / RUNS
     with _no_collection():
         for path in _record_files(folder):
             try:
-                rows.append(_row(_read_raw(path)[1]))
+                gathered.add(_read_raw(path)[1])
             except Unusable as error:
                 damaged[path.name] = str(error)
     if damaged:
@@ -127,26 +126,49 @@ def load(root: Path | None = None) -> pandas.DataFrame:
         warnings.warn(
             f"{len(damaged)} of the files in {folder} left out: {listed}{more}", DamagedRecordWarning, stacklevel=2
         )
-    made = _frame(rows)
+    made = gathered.frame()
     made.attrs["damaged"] = damaged
     return made
 
 
 def frame(records: Iterable[Result]) -> pandas.DataFrame:
     """These records as load() would return them, in the order given."""
-    made = _frame([_row(record.plain()) for record in records])
+    gathered = _Columns()
+    for record in records:
+        gathered.add(record.plain())
+    made = gathered.frame()
     made.attrs["damaged"] = {}
     return made
 
 
-def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
-    import pandas
+class _Columns:
+    """Records as columns, filled one record after the other: no record is kept as a whole."""
 
-    made = pandas.DataFrame(
-        {name: pandas.Series([row.get(name) for row in rows], dtype=dtype) for name, dtype in _columns(Result).items()}
-    )
-    made["time"] = pandas.to_datetime(made["time"], utc=True).dt.as_unit("ms")
-    return made
+    def __init__(self) -> None:
+        self._values: dict[str, list[Any]] = {name: [] for name in _columns(Result)}
+        self._groups = [(path, [(key, self._values[column]) for key, column in keys]) for path, keys in _groups(Result)]
+
+    def add(self, record: dict[str, Any]) -> None:
+        """A record as JSON, which has been checked. A key that came later than the record is null in it."""
+        for path, keys in self._groups:
+            values: Any = record
+            for name in path:
+                values = values.get(name)
+                if not isinstance(values, dict):
+                    values = {}
+            for key, column in keys:
+                column.append(values.get(key))
+
+    def frame(self) -> pandas.DataFrame:
+        """One row for each record."""
+        import pandas
+
+        self._values["bit_exact"] = [False if isinstance(value, dict) else value for value in self._values["bit_exact"]]
+        made = pandas.DataFrame(
+            {name: pandas.Series(self._values[name], dtype=dtype) for name, dtype in _columns(Result).items()}
+        )
+        made["time"] = pandas.to_datetime(made["time"], utc=True).dt.as_unit("ms")
+        return made
 
 
 def _record_files(folder: Path) -> list[Path]:
@@ -200,29 +222,17 @@ def _read_raw(path: Path) -> tuple[Result, dict[str, Any]]:
     return result, raw
 
 
-def _row(record: dict[str, Any]) -> dict[str, Any]:
-    """A record's JSON, which has been checked, as a row of the frame."""
-    row: dict[str, Any] = {}
-    _flatten(record, Result, "", row)
-    if isinstance(record["bit_exact"], dict):
-        row["bit_exact"] = False
-    return row
-
-
-def _flatten(values: dict[str, Any], model: type[BaseModel], prefix: str, row: dict[str, Any]) -> None:
-    """Puts `values`, a `model` as JSON, into `row` under dotted names."""
-    for name, nested in _nesting(model):
-        value = values.get(name)  # a key that came later than the record is null in it
-        if nested is not None and isinstance(value, dict):
-            _flatten(value, nested, f"{prefix}{name}.", row)
-        else:
-            row[prefix + name] = value
-
-
-@cache
-def _nesting(model: type[BaseModel]) -> tuple[tuple[str, type[BaseModel] | None], ...]:
-    """Each field's name and the record that it may hold; asked for once, not once for each of ten thousand records."""
-    return tuple((name, _nested_model(annotation)) for name, annotation in _fields(model))
+def _groups(
+    model: type[BaseModel], path: tuple[str, ...] = (), prefix: str = ""
+) -> list[tuple[tuple[str, ...], list[tuple[str, str]]]]:
+    """For `model` and each record nested in it: the way to it, and its keys with the columns that they fill."""
+    own = [(name, prefix + name) for name, annotation in _fields(model) if _dtype(annotation)]
+    found = [(path, own)]
+    for name, annotation in _fields(model):
+        nested = _nested_model(annotation)
+        if nested is not None:
+            found += _groups(nested, (*path, name), f"{prefix}{name}.")
+    return found
 
 
 def _columns(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
