@@ -22,7 +22,9 @@ from harness.ops.paper_a import PaperAConv2d, PaperALinear
 
 Dtype = Literal["float32", "uint8", "int32"]
 
-OPERATORS: dict[str, type[Operator]] = {op.kind: op for op in (Conv2d, Linear, MaxPool2d, AvgPool2d, PaperAConv2d, PaperALinear)}
+OPERATORS: dict[str, type[Operator]] = {
+    op.kind: op for op in (Conv2d, Linear, MaxPool2d, AvgPool2d, PaperAConv2d, PaperALinear)
+}
 
 FORMAT = 1
 

@@ -52,8 +52,8 @@ def live_bytes(requests: Sequence[Request]) -> int:
 
 
 # In which order buffers are placed, each at the lowest offset that is free while it lives. No order is best for every
-# network with branches and scratch; chains are exact by taking turns at both ends (_place with a ceiling). The last order
-# is for outputs that trail their inputs: where those go follows from the output's place.
+# network with branches and scratch; chains are exact by taking turns at both ends (_place with a ceiling). The last
+# order is for outputs that trail their inputs: where those go follows from the output's place.
 _ORDERS: tuple[Callable[[Request], tuple[int, ...]], ...] = (
     lambda r: (-r.bytes, r.first),
     lambda r: (-r.bytes * (r.last - r.first + 1), r.first),
