@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.harness-setup
 
-.PHONY: run test setup system lint gate bench clean
+.PHONY: run test test-slow setup system lint gate bench clean
 
 run: setup
 	$(BIN)/harness run lenet5 --board nucleo-f746
@@ -18,6 +18,10 @@ run: setup
 test: setup lint
 	$(BIN)/python -m pytest -n 2
 	$(MAKE) --no-print-directory gate
+
+# What takes minutes: the docs' every block, big sweeps and reports, the page in a real browser.
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
 
 gate: setup
 	$(BIN)/harness regress --baseline results/baselines/ci.json

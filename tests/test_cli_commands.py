@@ -37,7 +37,7 @@ def refused(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
 def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
-    for command in ("run", "export", "train", "compress", "regress", "show", "boards", "models", "doctor"):
+    for command in ("run", "export", "train", "compress", "regress", "sweep", "report", "verify", "show", "doctor"):
         assert f" {command} " in done.stdout
 
 

@@ -1,0 +1,40 @@
+"""The README's figures are the measured ones: those of benchmarks/figures.json, which the gate's baseline confirms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FIGURES: dict[str, Any] = json.loads((ROOT / "benchmarks" / "figures.json").read_text())
+
+
+def test_the_table_shows_what_was_measured() -> None:
+    for run in FIGURES["runs"]:
+        names = ("instructions", "network", "weights", "kernels", "activations", "platform")
+        cells = " | ".join(f"{run[name]:,}" for name in names)
+        assert f"| {run['variant']} | {run['board']} | {cells} |" in README
+
+
+def test_accuracies_are_the_measured_ones() -> None:
+    for variant, share in FIGURES["accuracy_10000"].items():
+        assert f"{variant} {share:.2%}" in README
+
+
+def test_the_figures_are_those_that_the_gate_guards() -> None:
+    baseline = json.loads((ROOT / "results" / "baselines" / "ci.json").read_text())
+    measured = {(run["variant"], run["board"]): run for run in FIGURES["runs"]}
+    for record in baseline["expected"]:
+        run = measured[record["variant"], record["board"]]
+        assert run["instructions"] == record["instructions"]
+        assert run["network"] == record["footprint"]["network"]
+
+
+def test_targets_are_kept() -> None:
+    for run in FIGURES["runs"]:
+        limits = {"int8": (700_000, 75_000), "fp32": (1_500_000, 257_000), "deep": (240_000, 9_190)}
+        instructions, network = limits[run["variant"]]
+        assert run["instructions"] <= instructions and run["network"] <= network
+        assert run["platform"] <= 6_000
