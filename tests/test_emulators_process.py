@@ -461,6 +461,9 @@ def test_client_that_goes_without_a_word_leaves_no_breakpoint(board: Emulator) -
             client.load()
             assert client.ask(b"Z0,%x,2" % cases().labels["uart_write"]) == b"OK"
             client.send(b"c")
+        # The next client is served once the stub has noticed that this one is gone.
+        with Client(board):
+            pass
         line.write(b"still here")
         assert line.read(10) == b"still here"
         with Client(board) as client:

@@ -52,8 +52,14 @@ DEEP = (
         Case(label, f"pruned, few levels, exact storage forms chosen for {_PREFERENCES[prefer]}", "deep", prefer=prefer)
         for label, prefer in (("deep", "balanced"), ("deep, size", "size"), ("deep, speed", "speed"))
     ),
-    # Between balanced and speed: small enough and fast enough for every ratio against Unlu at once.
-    Case("deep, half code", "the same; half of conv2's filters are code", "deep", forms=("conv2=lanes-code-8",)),
+    # Between the preferences: small and fast enough at once for the ratios against Unlu, and against paper A.
+    Case("deep, half code", "the same; 7 of conv2's 16 filters are code", "deep", forms=("conv2=lanes-code-7",)),
+    Case(
+        "deep, compact",
+        "the same; conv1 is code, the others in their smallest form",
+        "deep",
+        forms=("conv1=lanes-code", "conv2=lanes-bytes", "fc1=rice", "fc2=rice", "fc3=rice"),
+    ),
 )
 
 # Baselines that ratios are given against.

@@ -20,7 +20,7 @@ from harness.ops.sparse.rows import RowsConv2d, RowsLinear
 def forms(layer: Operator) -> tuple[Form[Any], ...]:
     """The sparse forms of a layer's operator, whether or not they fit."""
     if isinstance(layer, Conv2d) and layer.integer:
-        partly = (LanesCodeConv2d(coded) for coded in range(4, len(layer.weight), 4))
+        partly = (LanesCodeConv2d(coded) for coded in range(4, len(layer.weight)))
         return RowsConv2d(), BlocksConv2d(), LanesTableConv2d(), LanesCodeConv2d(), *partly, LanesBytesConv2d()
     if isinstance(layer, Linear) and layer.integer:
         return RowsLinear(), BlocksLinear(), *(BytesLinear(bits) for bits in BytesLinear.splits), RiceLinear()
