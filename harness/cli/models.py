@@ -26,8 +26,8 @@ def command(json: JsonOption = False) -> None:
             entry.name,
             "x".join(map(str, entry.input_shape)),
             str(entry.classes),
-            entry.dataset,
-            "shipped" if entry.weights else "none",
+            entry.dataset or "your own",
+            "shipped" if entry.weights else "random",
             entry.description,
         )
     out.print(table)

@@ -10,6 +10,7 @@ import typer
 
 from harness.cli.options import DataOption, JsonOption, QuietOption, complete_models
 from harness.cli.terminal import out, print_json, reporter
+from harness.errors import InputError
 
 
 def command(
@@ -33,7 +34,10 @@ def command(
 
     entry = catalogue.entry(model)
     tell = reporter(quiet=quiet)
-    dataset = datasets.load(str(data) if data else entry.dataset, reporter=tell)
+    source = str(data) if data else entry.dataset
+    if source is None:
+        raise InputError(f"{model} has no dataset here to train on", hint="--data my.npz")
+    dataset = datasets.load(source, reporter=tell)
     tell.say(f"training {model} on {dataset.name} ({len(dataset.train.y):,} images; {dataset.origin})")
     with tell.stage("training") as advance:
         report = train(entry, dataset, seed=seed, epochs=epochs, threads=threads, progress=advance)

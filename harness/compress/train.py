@@ -81,6 +81,8 @@ def train(
             f"{dataset.name} has {dataset.input_shape} in {dataset.classes}"
         )
     recipe = entry.recipe
+    if recipe is None:
+        raise InputError(f"{entry.name} has no training recipe", hint="train it with your own script, then --weights")
     total = recipe.epochs if epochs is None else epochs
     if total < 1:
         raise InputError(f"cannot train for {total} epochs")

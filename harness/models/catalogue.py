@@ -42,16 +42,21 @@ class Recipe:
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One network. factory: "module:callable" without arguments; input_shape: (H, W, C); weights: file name or None."""
+    """One network. factory: "module:callable", called with `arguments`; input_shape: (H, W, C).
+
+    dataset: the one it is trained and measured on, or None where that cannot be had here (ImageNet, Speech Commands).
+    weights: file name, or None for a network that ships untrained. recipe: None where there is no dataset.
+    """
 
     name: str
     factory: str
     input_shape: tuple[int, int, int]
     classes: int
-    dataset: str
+    dataset: str | None
     weights: str | None
-    recipe: Recipe
+    recipe: Recipe | None
     description: str
+    arguments: tuple[float | int, ...] = ()
 
     @property
     def weights_path(self) -> Path | None:
@@ -59,9 +64,83 @@ class CatalogueEntry:
         return None if self.weights is None else _WEIGHTS / self.weights
 
 
+# MobileNetV1's widths and resolutions: table 6 and 7 of arXiv 1704.04861, and 96, as Visual Wake Words uses it.
+_WIDTHS = (0.25, 0.5, 0.75, 1.0)
+_RESOLUTIONS = (96, 128, 160, 192, 224)
+
+_IMAGENET = (
+    *(
+        CatalogueEntry(
+            name=f"mobilenet-v1-{width}-{resolution}",
+            factory="harness.models.mobilenet_v1:MobileNetV1",
+            arguments=(width, 1000),
+            input_shape=(resolution, resolution, 3),
+            classes=1000,
+            dataset=None,
+            weights=None,
+            recipe=None,
+            description=f"MobileNetV1, width {width}, for ImageNet at {resolution}x{resolution}",
+        )
+        for width in _WIDTHS
+        for resolution in _RESOLUTIONS
+    ),
+    CatalogueEntry(
+        name="mobilenet-v2-1.0-224",
+        factory="harness.models.mobilenet_v2:MobileNetV2",
+        input_shape=(224, 224, 3),
+        classes=1000,
+        dataset=None,
+        weights=None,
+        recipe=None,
+        description="MobileNetV2, width 1, for ImageNet; torchvision's parameter names",
+    ),
+    CatalogueEntry(
+        name="mnasnet-b1-1.0-224",
+        factory="harness.models.mnasnet:MNasNetB1",
+        input_shape=(224, 224, 3),
+        classes=1000,
+        dataset=None,
+        weights=None,
+        recipe=None,
+        description="MNasNet-B1, depth 1, for ImageNet; torchvision's parameter names",
+    ),
+)
+
 _ENTRIES = {
     entry.name: entry
     for entry in (
+        *_IMAGENET,
+        CatalogueEntry(
+            name="mobilenet-v1-0.25-32",
+            factory="harness.models.mobilenet_v1:MobileNetV1",
+            arguments=(0.25, 10),
+            input_shape=(32, 32, 3),
+            classes=10,
+            dataset="cifar10-jpeg",
+            weights=None,
+            recipe=Recipe(epochs=30, learning_rate=4e-3, batch_size=128, weight_decay=0.01, shift=3, flip=True),
+            description="MobileNetV1, width 0.25, on small photographs: its published strides leave one pixel of 32x32",
+        ),
+        CatalogueEntry(
+            name="resnet8",
+            factory="harness.models.resnet8:ResNet8",
+            input_shape=(32, 32, 3),
+            classes=10,
+            dataset="cifar10-jpeg",
+            weights=None,
+            recipe=Recipe(epochs=20, learning_rate=4e-3, batch_size=128, weight_decay=0.01, shift=3, flip=True),
+            description="ResNet-8 of MLPerf Tiny: small photographs",
+        ),
+        CatalogueEntry(
+            name="ds-cnn",
+            factory="harness.models.ds_cnn:DsCnn",
+            input_shape=(49, 10, 1),
+            classes=12,
+            dataset=None,
+            weights=None,
+            recipe=None,
+            description="DS-CNN of MLPerf Tiny: twelve spoken words, 49 frames of 10 MFCCs",
+        ),
         CatalogueEntry(
             name="cifar-net",
             factory="harness.models.cifar_net:CifarNet",
@@ -101,7 +180,7 @@ def entry(name: str) -> CatalogueEntry:
 def build(entry: CatalogueEntry) -> nn.Module:
     """A new, untrained module, its weights drawn from torch's global generator."""
     module, _, factory = entry.factory.partition(":")
-    network: nn.Module = getattr(importlib.import_module(module), factory)()
+    network: nn.Module = getattr(importlib.import_module(module), factory)(*entry.arguments)
     return network
 
 

@@ -55,7 +55,7 @@ def dataset(source: Source, data: Path | None, reporter: Reporter) -> Dataset:
 
     if data is not None:
         return datasets.load(str(data), reporter=reporter)
-    if source.entry is None:
+    if source.entry is None or source.entry.dataset is None:
         raise InputError(f"model {source.name} needs data to calibrate and to measure with", hint="--data my.npz")
     return datasets.load(source.entry.dataset, reporter=reporter)
 
