@@ -126,6 +126,8 @@ def _fit(
 ) -> list[Epoch]:
     samples = len(dataset.train)
     labels = torch.from_numpy(dataset.train.y)
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    network.to(memory_format=layout)  # type: ignore[call-overload]
     steps = math.ceil(samples / recipe.batch_size)
     optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate(step, steps, epochs * steps))
@@ -137,6 +139,7 @@ def _fit(
         for step in range(steps):
             batch = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
             x = _augmented(_planar(dataset, dataset.train.x[batch.numpy()]), recipe, generator)
+            x = x.contiguous(memory_format=layout)
             loss = F.cross_entropy(network(x), labels[batch])
             optimizer.zero_grad()
             torch.autograd.backward(loss)
