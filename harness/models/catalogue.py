@@ -27,8 +27,8 @@ class Recipe:
     """How a network is trained: Adam, cosine decay to zero after a warm-up of one epoch, cross-entropy.
 
     shift: every image moves by up to that many pixels each way; rotate: degrees, scale: fraction, both up to that much
-    either way; flip: left and right are exchanged for half the images. channels_last: the layout in which torch computes;
-    half the time for networks of 3x3 convolutions, other roundings.
+    either way; flip: left and right are exchanged for half the images. channels_last: the layout in which torch
+    computes; half the time for networks of 3x3 convolutions, other roundings.
     """
 
     epochs: int
