@@ -63,11 +63,83 @@ class Engines(_Record):
     simulator: SimulatorEngine | None = None
 
 
+class CacheTiming(_Record):
+    """One cache: a core's own L1, or a chip's in front of its flash. All in bytes but `ways`, the associativity."""
+
+    bytes: Annotated[int, Field(gt=0)]
+    ways: Annotated[int, Field(gt=0)]
+    line_bytes: Annotated[int, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _whole(self) -> CacheTiming:
+        if self.line_bytes & (self.line_bytes - 1) or self.bytes % (self.ways * self.line_bytes):
+            raise ValueError("a cache has ways of whole lines, whose bytes are a power of two")
+        return self
+
+
+class FlashTiming(_Record):
+    """How long flash takes to answer.
+
+    wait_states: [highest core clock in Hz, wait states] rows, rising, as the reference manual's table says for the
+    board's supply; a faster clock than the last row's does not work. read_bytes: what one flash access returns (the
+    width of the memory, not of the bus). prefetch: whether the next read is started early. instruction_cache,
+    data_cache: the chip's own caches in front of flash (ST calls them ART), on the bus that the firmware is linked
+    for; null where there are none or where that bus does not pass them. A hit costs nothing.
+    """
+
+    wait_states: Annotated[tuple[tuple[int, int], ...], Field(min_length=1)]
+    read_bytes: Annotated[int, Field(gt=0)]
+    prefetch: bool = False
+    instruction_cache: CacheTiming | None = None
+    data_cache: CacheTiming | None = None
+
+    @model_validator(mode="after")
+    def _rising(self) -> FlashTiming:
+        clocks = [clock for clock, _ in self.wait_states]
+        if clocks != sorted(set(clocks)):
+            raise ValueError("wait_states has to rise with the clock")
+        return self
+
+    def at(self, clock_hz: int) -> int:
+        """Wait states of one access at a core clock; InputError where flash cannot be read that fast."""
+        for highest, states in self.wait_states:
+            if clock_hz <= highest:
+                return states
+        raise InputError(
+            f"flash cannot be read with the core at {clock_hz / 1e6:g} MHz",
+            hint=f"the board's manifest has wait states up to {self.wait_states[-1][0] / 1e6:g} MHz",
+        )
+
+
+class TightMemory(_Record):
+    """A memory of the core's own (ITCM, DTCM): no cache, no wait states. In bytes."""
+
+    origin: Address
+    length: Annotated[int, Field(gt=0)]
+
+
+class Timing(_Record):
+    """What memory costs, for the simulator's cycle model (docs/cycle-model.md).
+
+    flash: see there. icache, dcache: the core's L1 caches when port_init() enables them, else null. tcm: memories that
+    neither caches nor wait states slow down. ram_wait_states: of all other RAM, for a read that no cache answers.
+    source: the manual and its tables that these figures are from.
+    """
+
+    source: str
+    flash: FlashTiming
+    icache: CacheTiming | None = None
+    dcache: CacheTiming | None = None
+    tcm: tuple[TightMemory, ...] = ()
+    ram_wait_states: Annotated[int, Field(ge=0)] = 0
+
+
 class Board(_Record):
     """One board, as the rest of the harness sees it.
 
     id: the manifest's file name, the name users type. port: firmware/ports/<port>.c.
     defines: preprocessor symbols for that port (UART base, clock tree). clock_hz: core clock after port_init().
+    timing: what its memories cost; null where nobody has written it down: its modelled cycles are uncalibrated then.
     """
 
     id: str
@@ -83,6 +155,7 @@ class Board(_Record):
     stack_bytes: Annotated[int, Field(ge=256)] = 4096
     memory: tuple[Region, ...]
     engines: Engines
+    timing: Timing | None = None
     manifest_sha256: str
 
     @property
