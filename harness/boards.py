@@ -57,6 +57,37 @@ class HardwareEngine(_Record):
     usb_ids: tuple[str, ...] = ()
 
 
+ClockSource = Literal["hse-crystal", "hse-bypass", "hsi", "msi"]
+FlashCache = Literal["prefetch", "art", "instruction", "data"]
+"""What stands between the core and its flash: prefetch buffer, ART accelerator, instruction cache, data cache. The
+caches are those of the core (Cortex-M7) or, where it has none, of the flash interface."""
+
+
+class ClockTree(_Record):
+    """How the port sets the chip up; `clock%` reads back whether it did.
+
+    source: what feeds the PLL (nRF: the high-frequency clock). source_hz: its frequency. wait_states: of the flash, in
+    cycles. caches: what is switched on; everything else is off.
+    """
+
+    source: ClockSource
+    source_hz: Annotated[int, Field(gt=0)]
+    wait_states: Annotated[int, Field(ge=0, le=15)]
+    caches: tuple[FlashCache, ...] = ()
+
+
+PinName = Annotated[str, Field(pattern=r"^P([A-K]|[01]\.)[0-9]{1,2}$")]
+
+
+class Uart(_Record):
+    """The serial line: which UART, and its pins (PD8, P0.06). alternate_function: the pins' multiplexer, on STM32."""
+
+    name: Annotated[str, Field(pattern=r"^(LP)?US?ART[0-9]$")]
+    tx: PinName
+    rx: PinName
+    alternate_function: Annotated[int, Field(ge=0, le=15)] = 0
+
+
 class Engines(_Record):
     hardware: HardwareEngine | None = None
     qemu: QemuEngine | None = None
@@ -138,7 +169,8 @@ class Board(_Record):
     """One board, as the rest of the harness sees it.
 
     id: the manifest's file name, the name users type. port: firmware/ports/<port>.c.
-    defines: preprocessor symbols for that port (UART base, clock tree). clock_hz: core clock after port_init().
+    defines: further preprocessor symbols for that port. clock_hz: core clock after port_init().
+    clock, uart: what the port sets up, where it can be chosen; builder/main.py turns both into symbols.
     timing: what its memories cost; null where nobody has written it down: its modelled cycles are uncalibrated then.
     """
 
@@ -151,6 +183,8 @@ class Board(_Record):
     float_abi: Literal["soft", "hard"]
     clock_hz: Annotated[int, Field(gt=0)]
     port: str
+    clock: ClockTree | None = None
+    uart: Uart | None = None
     defines: dict[str, str] = {}
     stack_bytes: Annotated[int, Field(ge=256)] = 4096
     memory: tuple[Region, ...]

@@ -40,6 +40,7 @@ def test_tells_who_it_is(line: Line) -> None:
     assert line.ask("profile") == ["m-profile-[ULPMark for tinyML Firmware V0.0.1]", "m-model-[tiny]"]
     assert line.ask("build") == ["m-build-[0123456789abcdef]"]
     assert line.ask("stack") == ["m-stack-[0,0]"]
+    assert line.ask("clock") == ["m-clock-[fixed,0,0]", "m-caches-[]"]
     assert len(line.ask("help")) == 1
 
 
@@ -169,7 +170,21 @@ def test_line_ends_and_repeated_spaces_mean_nothing(line: Line) -> None:
     assert line.ask(" db   load   16 ") == ["m-[Expecting 16 bytes]"]
 
 
-_NAMES = ["name", "profile", "build", "db", "infer", "ticks", "layers", "crc", "stack", "results", "timestamp", "help"]
+_NAMES = [
+    "name",
+    "profile",
+    "build",
+    "db",
+    "infer",
+    "ticks",
+    "layers",
+    "crc",
+    "stack",
+    "results",
+    "timestamp",
+    "help",
+    "clock",
+]
 _WORDS = st.sampled_from([*_NAMES, "load", "print", "0", "1", "16", "ff", "0g", "zz", "-1", "00"])
 # A count of more than two digits would only be slow.
 _COMMANDS = st.one_of(

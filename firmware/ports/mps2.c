@@ -86,3 +86,9 @@ uint32_t port_tick_hz(void)
 {
     return MPS2_TICK_HZ;
 }
+
+/* The FPGA's oscillator gives the clock, its RAM is the flash, and nothing of it can be chosen. */
+void port_clock(struct port_clock *clock)
+{
+    *clock = (struct port_clock){.source = "fixed", .core_hz = PORT_CORE_HZ};
+}

@@ -18,6 +18,25 @@ void port_write(uint8_t byte);
  * it has no branches: reading it always costs the same. */
 uint64_t port_ticks(void);
 
+/* What runs the core, read back from the chip's registers. */
+struct port_clock {
+    const char *source;        /* as manifests name it: hse-bypass, hsi...; "fixed" where nothing can be chosen */
+    uint32_t core_hz;          /* follows from the registers and from the source's frequency */
+    uint32_t wait_states;      /* of the flash, in cycles */
+    uint32_t caches;           /* PORT_CACHE_* */
+    const uint32_t *registers; /* addresses of the registers that say so, or NULL */
+    uint32_t count;            /* of them */
+};
+
+enum {
+    PORT_CACHE_PREFETCH = 1 << 0,
+    PORT_CACHE_ART = 1 << 1,
+    PORT_CACHE_INSTRUCTION = 1 << 2,
+    PORT_CACHE_DATA = 1 << 3,
+};
+
+void port_clock(struct port_clock *clock);
+
 /* Ticks per second: a whole number of MHz, at most 4,294 of them. */
 uint32_t port_tick_hz(void);
 

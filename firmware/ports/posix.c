@@ -56,6 +56,12 @@ uint32_t port_tick_hz(void)
     return 1000000000u;
 }
 
+/* As on an emulated machine, there is nothing to choose; the core's clock is not known. */
+void port_clock(struct port_clock *clock)
+{
+    *clock = (struct port_clock){.source = "fixed"};
+}
+
 /* A process has no painted stack: both are 0, in place of src/watermark.c. */
 uint32_t watermark_used(void)
 {

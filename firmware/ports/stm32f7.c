@@ -1,21 +1,19 @@
-/* STM32F74x/F75x (RM0385) at 216 MHz, on a Nucleo board: 8 MHz from the ST-Link's MCO, USART3 on PD8 and PD9 at 115,200 8N1,
- * the DWT cycle counter. */
+/* STM32F74x to F77x (RM0385, RM0410), up to 216 MHz from an external or the internal clock; a USART on the pins that the
+ * manifest names, at 115,200 8N1; the DWT cycle counter. Sections are RM0385's. */
 #include "port.h"
+#include "stm32.h"
 
-#include <stdbool.h>
+#define APB1_HZ (PORT_CORE_HZ / 4u)
+#define APB2_HZ (PORT_CORE_HZ / 2u)
+#define HSI_HZ 16000000u
 
-#define REGISTER(address) (*(volatile uint32_t *)(address))
-
-#define CORE_HZ 216000000u
-#define APB1_HZ (CORE_HZ / 4u)
-#define BAUD 115200u
-
-/* RCC, RM0385 section 5.3 */
+/* RCC, section 5.3 */
 #define RCC_CR REGISTER(0x40023800u)
 #define RCC_PLLCFGR REGISTER(0x40023804u)
 #define RCC_CFGR REGISTER(0x40023808u)
 #define RCC_AHB1ENR REGISTER(0x40023830u)
 #define RCC_APB1ENR REGISTER(0x40023840u)
+#define RCC_APB2ENR REGISTER(0x40023844u)
 #define CR_HSION (1u << 0)
 #define CR_HSIRDY (1u << 1)
 #define CR_HSEON (1u << 16)
@@ -25,78 +23,71 @@
 #define CR_PLLRDY (1u << 25)
 #define PLLCFGR_RESERVED 0xF0000000u
 #define PLLCFGR_SOURCE_HSE (1u << 22)
-/* 2 MHz into the oscillator, which runs at 432 MHz; P = 2 (field 0) gives 216 MHz, Q = 9 gives 48 MHz. */
-#define PLLCFGR_216_MHZ(source_mhz) ((source_mhz) / 2u | 216u << 6 | 0u << 16 | 9u << 24)
+/* 2 MHz into the oscillator, or 1 MHz where that is no divisor of the source; the oscillator runs at twice the core's
+ * clock (P = 2, field 0). Q is for peripherals that nobody uses here; 9 gives USB its 48 MHz at 216 MHz. */
+#define PLL_INPUT(source) ((source) % 2000000u ? 1000000u : 2000000u)
+#define PLLCFGR_FROM(source) \
+    ((source) / PLL_INPUT(source) | 2u * PORT_CORE_HZ / PLL_INPUT(source) << 6 | 0u << 16 | 9u << 24)
 #define CFGR_SW_PLL 2u
 #define CFGR_SWS (3u << 2)
 #define CFGR_SWS_HSI (0u << 2)
+#define CFGR_SWS_HSE (1u << 2)
 #define CFGR_SWS_PLL (2u << 2)
 #define CFGR_APB1_BY_4 (5u << 10)
 #define CFGR_APB2_BY_2 (4u << 13)
-#define AHB1ENR_GPIOD (1u << 3)
-#define APB1ENR_USART3 (1u << 18)
 #define APB1ENR_PWR (1u << 28)
 /* The oscillator is ready within 2 ms where it exists; this is over 10 ms of 16 MHz cycles. */
 #define HSE_TRIES 20000u
 
-/* PWR, RM0385 section 4.4: over-drive is what allows more than 180 MHz. */
+/* PWR, section 4.4: over-drive is what allows more than 180 MHz. */
 #define PWR_CR1 REGISTER(0x40007000u)
 #define PWR_CSR1 REGISTER(0x40007004u)
 #define CR1_ODEN (1u << 16)
 #define CR1_ODSWEN (1u << 17)
 #define CSR1_ODRDY (1u << 16)
 #define CSR1_ODSWRDY (1u << 17)
+#define NEEDS_OVER_DRIVE (PORT_CORE_HZ > 180000000u)
 
-/* FLASH, RM0385 section 3.7.1: 7 wait states from 210 to 216 MHz at 2.7 V and more. */
+/* FLASH, section 3.7.1; table 5 has the wait states, 7 of them from 210 to 216 MHz at 2.7 V and more. */
 #define FLASH_ACR REGISTER(0x40023C00u)
 #define ACR_LATENCY 0xFu
-#define ACR_7_WAIT_STATES 7u
 #define ACR_PREFETCH (1u << 8)
 #define ACR_ART (1u << 9)
 
-/* GPIOD, RM0385 section 6.4 */
-#define GPIOD_MODER REGISTER(0x40020C00u)
-#define GPIOD_PUPDR REGISTER(0x40020C0Cu)
-#define GPIOD_AFRH REGISTER(0x40020C24u)
+#define GPIOA 0x40020000u
 
-/* USART3, RM0385 section 31.8 */
-#define USART3_CR1 REGISTER(0x40004800u)
-#define USART3_CR3 REGISTER(0x40004808u)
-#define USART3_BRR REGISTER(0x4000480Cu)
-#define USART3_ISR REGISTER(0x4000481Cu)
-#define USART3_RDR REGISTER(0x40004824u)
-#define USART3_TDR REGISTER(0x40004828u)
-#define CR1_UE (1u << 0)
-#define CR1_RE (1u << 2)
-#define CR1_TE (1u << 3)
-#define CR3_OVRDIS (1u << 12)
-#define ISR_RXNE (1u << 5)
-#define ISR_TXE (1u << 7)
-
-/* Core, Armv7-M ARM chapters B3 and C1, Cortex-M7 TRM chapter 3 */
-#define SCB_CCR REGISTER(0xE000ED14u)
-#define SCB_CCSIDR REGISTER(0xE000ED80u)
-#define SCB_CSSELR REGISTER(0xE000ED84u)
-#define SCB_ICIALLU REGISTER(0xE000EF50u)
-#define SCB_DCISW REGISTER(0xE000EF60u)
-#define CCR_DC (1u << 16)
-#define CCR_IC (1u << 17)
-#define DEMCR REGISTER(0xE000EDFCu)
-#define DEMCR_TRCENA (1u << 24)
-#define DWT_CTRL REGISTER(0xE0001000u)
-#define DWT_CYCCNT REGISTER(0xE0001004u)
-#define DWT_LAR REGISTER(0xE0001FB0u)
-#define DWT_LAR_KEY 0xC5ACCE55u
-#define DWT_CTRL_CYCCNTENA (1u << 0)
-
-static void barrier(void)
-{
-    __asm volatile("dsb\n\tisb" ::: "memory");
-}
+#if PORT_UART == UART_USART1
+#define UART 0x40011000u
+#define UART_HZ APB2_HZ
+#define UART_ENABLE() (RCC_APB2ENR |= 1u << 4)
+#elif PORT_UART == UART_USART2
+#define UART 0x40004400u
+#define UART_HZ APB1_HZ
+#define UART_ENABLE() (RCC_APB1ENR |= 1u << 17)
+#elif PORT_UART == UART_USART3
+#define UART 0x40004800u
+#define UART_HZ APB1_HZ
+#define UART_ENABLE() (RCC_APB1ENR |= 1u << 18)
+#elif PORT_UART == UART_USART6
+#define UART 0x40011400u
+#define UART_HZ APB2_HZ
+#define UART_ENABLE() (RCC_APB2ENR |= 1u << 5)
+#else
+#error "the manifest's uart must be USART1, USART2, USART3 or USART6"
+#endif
+#if PORT_SOURCE == SOURCE_MSI
+#error "the manifest's clock source must be hse-crystal, hse-bypass or hsi"
+#endif
+_Static_assert(PORT_CORE_HZ >= 50000000u && PORT_CORE_HZ <= 216000000u, "the PLL makes 50 to 216 MHz");
 
 static bool start_external_clock(void)
 {
-    RCC_CR |= CR_HSEBYP;
+    if (PORT_SOURCE == SOURCE_HSI) {
+        return false;
+    }
+    if (PORT_SOURCE == SOURCE_HSE_BYPASS) {
+        RCC_CR |= CR_HSEBYP;
+    }
     RCC_CR |= CR_HSEON;
     for (uint32_t tries = HSE_TRIES; tries; tries--) {
         if (RCC_CR & CR_HSERDY) {
@@ -120,23 +111,27 @@ static void start_clocks(void)
     while (RCC_CR & CR_PLLRDY) {
     }
 
-    /* A Nucleo whose ST-Link gives no clock runs from the internal one: as fast, within 1 %, which a UART bears. */
-    uint32_t source = start_external_clock() ? PLLCFGR_SOURCE_HSE | PLLCFGR_216_MHZ(8u) : PLLCFGR_216_MHZ(16u);
+    /* A board without its external clock (a Nucleo whose ST-Link gives none) runs from the internal one: as fast, within
+     * 1 %, which a UART bears. clock% tells which it is. */
+    uint32_t source =
+        start_external_clock() ? PLLCFGR_SOURCE_HSE | PLLCFGR_FROM(PORT_SOURCE_HZ) : PLLCFGR_FROM(HSI_HZ);
     RCC_PLLCFGR = (RCC_PLLCFGR & PLLCFGR_RESERVED) | source;
     RCC_CR |= CR_PLLON;
 
-    /* Section 4.1.4: over-drive is entered while the PLL is on and not yet in use. */
-    RCC_APB1ENR |= APB1ENR_PWR;
-    (void)RCC_APB1ENR; /* section 5.2.12: a peripheral answers two cycles after its clock is enabled */
-    PWR_CR1 |= CR1_ODEN;
-    while (!(PWR_CSR1 & CSR1_ODRDY)) {
-    }
-    PWR_CR1 |= CR1_ODSWEN;
-    while (!(PWR_CSR1 & CSR1_ODSWRDY)) {
+    if (NEEDS_OVER_DRIVE) {
+        /* Section 4.1.4: over-drive is entered while the PLL is on and not yet in use. */
+        RCC_APB1ENR |= APB1ENR_PWR;
+        (void)RCC_APB1ENR; /* section 5.2.12: a peripheral answers two cycles after its clock is enabled */
+        PWR_CR1 |= CR1_ODEN;
+        while (!(PWR_CSR1 & CSR1_ODRDY)) {
+        }
+        PWR_CR1 |= CR1_ODSWEN;
+        while (!(PWR_CSR1 & CSR1_ODSWRDY)) {
+        }
     }
 
-    FLASH_ACR = ACR_7_WAIT_STATES | ACR_PREFETCH | ACR_ART;
-    while ((FLASH_ACR & ACR_LATENCY) != ACR_7_WAIT_STATES) {
+    FLASH_ACR = PORT_WAIT_STATES | (PORT_PREFETCH ? ACR_PREFETCH : 0u) | (PORT_ART ? ACR_ART : 0u);
+    while ((FLASH_ACR & ACR_LATENCY) != PORT_WAIT_STATES) {
     }
 
     RCC_CFGR = CFGR_APB1_BY_4 | CFGR_APB2_BY_2;
@@ -147,84 +142,60 @@ static void start_clocks(void)
     }
 }
 
-/* Caches hold garbage after power-up: they are invalidated before they are switched on, the data cache line by line.
- * A data cache that is already on (a reset of the core alone) holds dirty lines, and stays as it is. */
-static void start_caches(void)
-{
-    barrier();
-    SCB_ICIALLU = 0;
-    barrier();
-    if (!(SCB_CCR & CCR_DC)) {
-        SCB_CSSELR = 0; /* the level-1 data cache */
-        barrier();
-        uint32_t ways = SCB_CCSIDR >> 3 & 0x3FFu, sets = SCB_CCSIDR >> 13 & 0x7FFFu; /* both less one */
-        uint32_t way_shift = (uint32_t)__builtin_clz(ways | 1u);
-        for (uint32_t set = 0; set <= sets; set++) {
-            for (uint32_t way = 0; way <= ways; way++) {
-                SCB_DCISW = way << way_shift | set << 5; /* lines of 32 bytes */
-            }
-        }
-        barrier();
-    }
-    SCB_CCR |= CCR_DC | CCR_IC;
-    barrier();
-}
-
-static void start_uart(void)
-{
-    RCC_AHB1ENR |= AHB1ENR_GPIOD;
-    RCC_APB1ENR |= APB1ENR_USART3;
-    (void)RCC_APB1ENR;
-    /* PD8 (transmit) and PD9 (receive, pulled up): alternate function 7 */
-    GPIOD_AFRH = (GPIOD_AFRH & ~0xFFu) | 0x77u;
-    GPIOD_PUPDR = (GPIOD_PUPDR & ~(3u << 18)) | 1u << 18;
-    GPIOD_MODER = (GPIOD_MODER & ~(0xFu << 16)) | 0xAu << 16;
-
-    USART3_CR1 = 0;
-    USART3_CR3 = CR3_OVRDIS; /* an overrun loses a byte, which the host notices; it must not block the line */
-    USART3_BRR = (APB1_HZ + BAUD / 2u) / BAUD;
-    USART3_CR1 = CR1_UE | CR1_RE | CR1_TE;
-}
-
 void port_init(void)
 {
     start_clocks();
-    start_caches();
-    start_uart();
+    m7_caches_start(PORT_INSTRUCTION, PORT_DATA);
 
-    DEMCR |= DEMCR_TRCENA;
-    DWT_LAR = DWT_LAR_KEY; /* Cortex-M7 locks the unit against software */
-    DWT_CYCCNT = 0;
-    DWT_CTRL |= DWT_CTRL_CYCCNTENA;
+    RCC_AHB1ENR |= UART_PORTS;
+    UART_ENABLE();
+    (void)RCC_APB1ENR;
+    uart_pins(GPIOA);
+    usart_start(UART, (UART_HZ + BAUD / 2u) / BAUD);
+
+    cycle_counter_start();
+}
+
+void port_clock(struct port_clock *clock)
+{
+    static const uint32_t registers[] = {(uint32_t)&RCC_CR, (uint32_t)&RCC_PLLCFGR, (uint32_t)&RCC_CFGR,
+                                         (uint32_t)&PWR_CSR1, (uint32_t)&FLASH_ACR, (uint32_t)&SCB_CCR};
+    uint32_t configuration = RCC_PLLCFGR, access = FLASH_ACR, buses = RCC_CFGR, selected = buses & CFGR_SWS;
+    bool external = selected == CFGR_SWS_HSE || (selected == CFGR_SWS_PLL && configuration & PLLCFGR_SOURCE_HSE);
+
+    clock->source = !external ? "hsi" : RCC_CR & CR_HSEBYP ? "hse-bypass" : "hse-crystal";
+    clock->core_hz = external ? PORT_SOURCE_HZ : HSI_HZ;
+    if (selected == CFGR_SWS_PLL) { /* section 5.3.2: source / M * N / P */
+        clock->core_hz = clock->core_hz / (configuration & 0x3Fu) * (configuration >> 6 & 0x1FFu) /
+                         (2u * (configuration >> 16 & 3u) + 2u);
+    }
+    clock->core_hz = behind_ahb_prescaler(clock->core_hz, buses >> 4 & 0xFu);
+    clock->wait_states = access & ACR_LATENCY;
+    clock->caches = (access & ACR_PREFETCH ? PORT_CACHE_PREFETCH : 0u) | (access & ACR_ART ? PORT_CACHE_ART : 0u) |
+                    (SCB_CCR & CCR_IC ? PORT_CACHE_INSTRUCTION : 0u) | (SCB_CCR & CCR_DC ? PORT_CACHE_DATA : 0u);
+    clock->registers = registers;
+    clock->count = sizeof registers / sizeof registers[0];
 }
 
 uint8_t port_read(void)
 {
-    while (!(USART3_ISR & ISR_RXNE)) {
-        port_ticks(); /* the counter wraps every 19.9 s */
+    while (!usart_received(UART)) {
+        port_ticks(); /* the counter wraps every 19.9 s at 216 MHz */
     }
-    return (uint8_t)USART3_RDR;
+    return usart_read(UART);
 }
 
 void port_write(uint8_t byte)
 {
-    while (!(USART3_ISR & ISR_TXE)) {
-    }
-    USART3_TDR = byte;
+    usart_write(UART, byte);
 }
 
 uint64_t port_ticks(void)
 {
-    static uint64_t ticks;
-    static uint32_t previous;
-
-    uint32_t now = DWT_CYCCNT;
-    ticks += now - previous;
-    previous = now;
-    return ticks;
+    return cycle_counter_ticks();
 }
 
 uint32_t port_tick_hz(void)
 {
-    return CORE_HZ;
+    return PORT_CORE_HZ;
 }

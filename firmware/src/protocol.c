@@ -539,6 +539,40 @@ static void command_stack(char *rest)
     put_close();
 }
 
+/* m-clock-[<source>,<core Hz>,<wait states>], m-caches-[<names>], and m-register-[<address>,<value>] for each register
+ * that says so, in hexadecimal. */
+static void command_clock(char *rest)
+{
+    static const char *const names[] = {"prefetch", "art", "instruction", "data"}; /* in the order of PORT_CACHE_* */
+    struct port_clock clock;
+    bool first = true;
+
+    (void)rest;
+    port_clock(&clock);
+    put_text("m-clock-[");
+    put_text(clock.source);
+    put_byte(',');
+    put_pair("", clock.core_hz);
+    put_decimal(clock.wait_states, 1);
+    put_close();
+    put_text("m-caches-[");
+    for (uint32_t cache = 0; cache < sizeof names / sizeof names[0]; cache++) {
+        if (clock.caches >> cache & 1u) {
+            put_text(first ? "" : ",");
+            put_text(names[cache]);
+            first = false;
+        }
+    }
+    put_close();
+    for (uint32_t index = 0; index < clock.count; index++) {
+        put_text("m-register-[");
+        put_hex(clock.registers[index], 8);
+        put_byte(',');
+        put_hex(*(const volatile uint32_t *)(uintptr_t)clock.registers[index], 8);
+        put_close();
+    }
+}
+
 /* Of the answer before this one, however often it is asked for. */
 static void command_sum(char *rest)
 {
@@ -554,7 +588,7 @@ static void command_sum(char *rest)
 static void command_help(char *rest)
 {
     (void)rest;
-    put_text("m-[name profile build timestamp db-load-N db-HEX db-crc db-print infer-N-W results ticks-N layers crc stack sum]\r\n");
+    put_text("m-[name profile build timestamp db-load-N db-HEX db-crc db-print infer-N-W results ticks-N layers crc stack clock sum]\r\n");
 }
 
 static const struct {
@@ -565,7 +599,7 @@ static const struct {
     {"db", command_db},         {"infer", command_infer},         {"ticks", command_ticks},
     {"layers", command_layers}, {"crc", command_crc},             {"stack", command_stack},
     {"results", command_results}, {"timestamp", command_timestamp}, {"help", command_help},
-    {"sum", command_sum},
+    {"sum", command_sum},       {"clock", command_clock},
 };
 
 static void execute(char *line)

@@ -48,7 +48,7 @@ _REGISTRY_COMPILER = Path("toolchain-gccarmnoneeabi", "bin", compiler.ARM_COMMAN
 _SOURCE_FOLDERS = ("src", "ports", "nn", "ld")
 _SOURCE_SUFFIXES = (".c", ".h", ".S", ".ld")
 _PLATFORM_SUFFIXES = (".json", ".py")
-_KERNELS = "nn/"
+_KERNELS, _PORTS = "nn/", "ports/"
 _INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.MULTILINE)
 
 # Where PlatformIO leaves things, in the project.
@@ -198,7 +198,7 @@ def _project(inputs: BuildInputs, board: Board, source: _ToolchainSource) -> _Pr
         if path.is_absolute() or ".." in path.parts:
             raise InputError(f"{inputs.name}: the generated file '{name}' would lie outside its folder")
         generated[f"model/{path}"] = content.encode() if isinstance(content, str) else content
-    files = _without_unused_kernels(sources | generated)
+    files = _without_unused(sources | generated, f"{_PORTS}{board.port}.c")
     files[f"boards/{board.id}.json"] = _platformio_board(board)
 
     versions = {name: importlib.metadata.version(name) for name in ("platformio", "scons")}
@@ -247,17 +247,22 @@ def _read_folder(root: Path, folders: tuple[str, ...], suffixes: tuple[str, ...]
     }
 
 
-def _without_unused_kernels(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Of nn/ only what the other sources include: a kernel that a network does not use does not make another image."""
-    used = {name: content for name, content in files.items() if not name.startswith(_KERNELS)}
+def _without_unused(files: dict[str, bytes], port: str) -> dict[str, bytes]:
+    """Of nn/ and ports/ only `port` and what the other sources include: a kernel that a network does not use, or the
+    port of another family, does not make another image. InputError without that port."""
+    if port not in files:
+        ports = sorted(PurePosixPath(name).stem for name in files if re.fullmatch(_PORTS + r"\w+\.c", name))
+        raise unknown_name("port", PurePosixPath(port).stem, ports)
+    used = {name: content for name, content in files.items() if not name.startswith((_KERNELS, _PORTS))}
+    used[port] = files[port]
     waiting = list(used)
     while waiting:
         includer = waiting.pop()
         if not includer.endswith(_SOURCE_SUFFIXES):
             continue  # a library
         for match in _INCLUDE.findall(used[includer]):
-            # As the compiler searches: beside the file that includes, then in nn/ itself.
-            for folder in (posixpath.dirname(includer), _KERNELS):
+            # As the compiler searches: beside the file that includes, then in the folders themselves.
+            for folder in (posixpath.dirname(includer), _KERNELS, _PORTS):
                 name = posixpath.normpath(posixpath.join(folder, match.decode()))
                 if name in files and name not in used:
                     used[name] = files[name]
@@ -279,6 +284,7 @@ def _platformio_board(board: Board) -> bytes:
         },
         "harness": {
             "port": board.port,
+            **board.model_dump(mode="json", include={"clock", "uart"}, exclude_none=True),
             "defines": board.defines,
             "stack_bytes": board.stack_bytes,
             "memory": [region.model_dump() for region in board.memory],

@@ -28,6 +28,11 @@ uint32_t port_tick_hz(void)
     return 1000000;
 }
 
+void port_clock(struct port_clock *clock)
+{
+    (void)clock;
+}
+
 uint32_t watermark_used(void)
 {
     return 0;

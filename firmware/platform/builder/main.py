@@ -9,6 +9,7 @@ Options of the environment in platformio.ini:
 """
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -34,6 +35,28 @@ def region(kind):
     """The first memory region of that kind in the board's manifest, as (origin, length) in bytes."""
     first = next(entry for entry in board.get("harness.memory") if entry["kind"] == kind)
     return int(str(first["origin"]), 0), int(str(first["length"]), 0)
+
+
+def port_symbols():
+    """Preprocessor symbols of the port: what the manifest says of clock and serial line, and its own `defines`."""
+    symbols = {"PORT_CORE_HZ": f"{int(str(board.get('build.f_cpu')).rstrip('L'))}u"}
+    clock = board.get("harness.clock", None)
+    if clock:
+        symbols["PORT_SOURCE"] = "SOURCE_" + clock["source"].replace("-", "_").upper()
+        symbols["PORT_SOURCE_HZ"] = f"{clock['source_hz']}u"
+        symbols["PORT_WAIT_STATES"] = f"{clock['wait_states']}u"
+        for cache in ("prefetch", "art", "instruction", "data"):
+            symbols[f"PORT_{cache.upper()}"] = int(cache in clock.get("caches", ()))
+    uart = board.get("harness.uart", None)
+    if uart:
+        symbols["PORT_UART"] = f"UART_{uart['name']}"
+        symbols["PORT_UART_FUNCTION"] = f"{uart.get('alternate_function', 0)}u"
+        for role in ("tx", "rx"):
+            group, number = re.fullmatch(r"P([A-K]|[01])\.?([0-9]+)", uart[role]).groups()
+            group = int(group) if group.isdigit() else ord(group) - ord("A")
+            symbols[f"PORT_{role.upper()}_GROUP"] = f"{group}u"
+            symbols[f"PORT_{role.upper()}_PIN"] = f"{int(number)}u"
+    return symbols | dict(board.get("harness.defines", {}))
 
 
 machine = ["-mthumb", f"-mcpu={board.get('build.cpu')}", f"-mfloat-abi={board.get('build.float_abi', 'soft')}"]
@@ -113,7 +136,7 @@ if profile := env.GetProjectOption("custom_profile", ""):
 env.Append(CCFLAGS=flags("-Os", "-fno-tree-loop-distribute-patterns", *definitions))
 
 port = env.Clone()
-port.Append(CCFLAGS=flags(*(f"-D{name}={value}" for name, value in dict(board.get("harness.defines", {})).items())))
+port.Append(CCFLAGS=flags(*(f"-D{name}={value}" for name, value in port_symbols().items())))
 port.BuildSources("$BUILD_DIR/ports", str(project / "ports"), f"+<{board.get('harness.port')}.c>")
 
 program = env.BuildProgram()

@@ -6,7 +6,7 @@ A chip of a family whose peripherals are modelled already (peripherals.py) is on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from harness.errors import unknown_name
@@ -153,7 +153,15 @@ _STM32F746 = Chip(
     ),
 )
 
-_CHIPS = {chip.name: chip for chip in (_STM32F746,)}
+# No real part: an STM32F7 with the memory that common benchmarks of larger networks assume (2 MB and 512 kB).
+_GENERIC_M7 = replace(
+    _STM32F746,
+    name="generic-m7",
+    constants=(Constants(0x1FF0_F400, 0x400, {0x40: 2048 << 16}),),
+    blocks=tuple(replace(block, reset={}) if block.name == "DBGMCU" else block for block in _STM32F746.blocks),
+)
+
+_CHIPS = {chip.name: chip for chip in (_STM32F746, _GENERIC_M7)}
 
 
 def chip(name: str) -> Chip:
