@@ -13,9 +13,11 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.errors import InputError
+from harness.ops.add import Add
 from harness.ops.avg_pool2d import AvgPool2d
 from harness.ops.base import Array, Operator, Requantization, Shape
 from harness.ops.conv2d import Conv2d
+from harness.ops.depthwise_conv2d import DepthwiseConv2d
 from harness.ops.linear import Linear
 from harness.ops.max_pool2d import MaxPool2d, Window
 from harness.ops.paper_a import PaperAConv2d, PaperALinear
@@ -23,10 +25,17 @@ from harness.ops.paper_a import PaperAConv2d, PaperALinear
 Dtype = Literal["float32", "uint8", "int32"]
 
 OPERATORS: dict[str, type[Operator]] = {
-    op.kind: op for op in (Conv2d, Linear, MaxPool2d, AvgPool2d, PaperAConv2d, PaperALinear)
+    op.kind: op for op in (Conv2d, DepthwiseConv2d, Linear, Add, MaxPool2d, AvgPool2d, PaperAConv2d, PaperALinear)
 }
 
 FORMAT = 1
+
+# Fields that operators gained later. They are left out at these values, so that files, digests and everything that is
+# cached under them stay what they were.
+_LATER: dict[str, Any] = {"padding_after": None, "clip": None, "weight_bits": 8}
+
+# Elements that the layers of one batch of `infer` may have as activations, about: 64 MB as float32.
+_BATCH_ELEMENTS = 2**24
 
 
 @dataclass(frozen=True)
@@ -80,14 +89,24 @@ class Graph:
         return layer.macs(*self.input_shapes(layer))
 
     def run(self, x: Array) -> Iterator[tuple[Operator, Array]]:
-        """The reference: yields (layer, its output with batch) in order. x: (N, H, W, C) in the input's dtype."""
+        """The reference: yields (layer, its output with batch) in order. x: (N, H, W, C) in the input's dtype.
+
+        Tensors that no later layer reads are given up on the way.
+        """
         values = {self.input: x}
-        for layer in self.layers:
-            values[layer.output] = layer.reference(*(values[name] for name in layer.inputs))
-            yield layer, values[layer.output]
+        last_reader = {name: index for index, layer in enumerate(self.layers) for name in layer.inputs}
+        for index, layer in enumerate(self.layers):
+            result = layer.reference(*(values[name] for name in layer.inputs))
+            for name in set(layer.inputs):
+                if last_reader[name] == index:
+                    del values[name]
+            values[layer.output] = result
+            yield layer, result
 
     def infer(self, x: Array, *, batch: int = 256) -> Array:
-        """The last layer's output for all of x: (N, classes)."""
+        """The last layer's output for all of x: (N, classes). batch: images at a time, fewer where they are large."""
+        largest = max(tensor.elements for tensor in self.tensors.values())
+        batch = min(batch, max(1, _BATCH_ELEMENTS // largest))
         results = []
         for start in range(0, len(x), batch):
             *_, (_, last) = self.run(x[start : start + batch])
@@ -107,6 +126,9 @@ def build(name: str, input_tensor: Tensor, layers: tuple[Operator, ...], outputs
     """A checked Graph: every layer reads tensors that exist by then, and shapes agree. InputError names the layer."""
     tensors = {input_tensor.name: input_tensor}
     for layer in layers:
+        for name in layer.inputs:
+            if name not in tensors:
+                raise InputError(f"layer {layer.name} reads {name}, which no layer before it writes")
         shape = layer.output_shape(*(tensors[tensor].shape for tensor in layer.inputs))
         tensor = outputs[layer.output]
         if tensor.shape != shape:
@@ -128,10 +150,11 @@ def _flatten(graph: Graph) -> tuple[dict[str, Any], dict[str, Array]]:
                 arrays[f"{layer.name}.multiplier"] = value.multiplier.astype(np.int32)
                 arrays[f"{layer.name}.shift"] = value.shift.astype(np.uint8)
             elif isinstance(value, Window):
-                fields[field.name] = dataclasses.asdict(value)
+                fields[field.name] = {"kernel": value.kernel, "stride": value.stride}
+                fields[field.name] |= {} if value.padding == (0, 0) else {"padding": value.padding}
             elif isinstance(value, np.ndarray):
                 arrays[f"{layer.name}.{field.name}"] = value
-            else:
+            elif field.name not in _LATER or value != _LATER[field.name]:
                 fields[field.name] = value
         layers.append(fields)
     tensors = [dataclasses.asdict(tensor) for tensor in graph.tensors.values()]
@@ -191,7 +214,7 @@ def _restore(structure: dict[str, Any], arrays: dict[str, Array]) -> Graph:
                     arrays[f"{name}.multiplier"].astype(np.int64), arrays[f"{name}.shift"].astype(np.int64), **value
                 )
             elif field.name in ("pool", "window") and value is not None:
-                fields[field.name] = Window(tuple(value["kernel"]), tuple(value["stride"]))
+                fields[field.name] = Window(**{key: tuple(pair) for key, pair in value.items()})
             elif isinstance(value, list):
                 fields[field.name] = tuple(value)
         layers.append(operator(**fields))

@@ -12,9 +12,11 @@ import numpy as np
 
 from harness.errors import InputError
 from harness.graph.graph import Graph, Tensor, build
+from harness.ops.add import Add
 from harness.ops.avg_pool2d import AvgPool2d
 from harness.ops.base import Array, Operator, Shape
 from harness.ops.conv2d import Conv2d
+from harness.ops.depthwise_conv2d import DepthwiseConv2d
 from harness.ops.linear import Linear
 from harness.ops.max_pool2d import MaxPool2d, Window
 
@@ -27,11 +29,11 @@ TRACE_TOLERANCE = 1e-4
 
 
 def trace(module: torch.nn.Module, input_shape: Shape, name: str) -> Graph:
-    """The Graph of a sequential conv/linear/pool/ReLU network.
+    """The Graph of a network of convolutions (plain or depthwise), linear layers, pools, ReLUs and residual sums.
 
     input_shape: (H, W, C); the module itself is called with (1, C, H, W) float32, as PyTorch networks expect.
-    BatchNorm is folded, ReLU and max-pooling are fused into the layer before, Flatten becomes a reordering of the next
-    layer's columns. The result is run against the module once.
+    BatchNorm is folded, ReLU, ReLU6 and max-pooling are fused into the layer before, zero padding into the convolution
+    after, Flatten becomes a reordering of the next layer's columns. The result is run against the module once.
     InputError names the first operator that is not supported, and any tensor that is not finite.
     """
     import torch
@@ -71,10 +73,20 @@ def _check(graph: Graph, module: torch.nn.Module, name: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Value:
-    """What an fx node stands for: a tensor of the Graph, and whether PyTorch sees it flattened in (C, H, W) order."""
+    """What an fx node stands for: a tensor of the Graph, and whether PyTorch sees it flattened in (C, H, W) order.
+
+    padding: zeros that PyTorch sees around it, ((top, bottom), (left, right)); the next convolution has to add them.
+    """
 
     tensor: str
     flattened: bool = False
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+
+
+# Layers that a ReLU can be fused into.
+_RECTIFIED = (Conv2d, DepthwiseConv2d, Linear, Add)
+
+_SUPPORTED = "conv2d, linear, relu, relu6, batch_norm, add, pad, max_pool2d, avg_pool2d, mean, flatten, dropout"
 
 
 class _Tracer:
@@ -92,6 +104,17 @@ class _Tracer:
             "linear": self._linear,
             "relu": self._relu,
             "relu_": self._relu,
+            "relu6": self._relu6,
+            "relu6_": self._relu6,
+            "hardtanh": self._hardtanh,
+            "hardtanh_": self._hardtanh,
+            "clamp": self._clamp,
+            "clamp_": self._clamp,
+            "add": self._add_tensors,
+            "add_": self._add_tensors,
+            "pad": self._pad,
+            "constant_pad_nd": self._pad,
+            "mean": self._mean,
             "batch_norm": self._batch_norm,
             "max_pool2d": self._max_pool2d,
             "avg_pool2d": self._avg_pool2d,
@@ -101,6 +124,9 @@ class _Tracer:
             "reshape": self._flatten,
             "dropout": self._dropout,
             "dropout_": self._dropout,
+            "contiguous": self._same,
+            "clone": self._same,
+            "alias": self._same,
         }
 
     def graph(self) -> Graph:
@@ -134,7 +160,7 @@ class _Tracer:
             where = self._module_path(node) or node.name
             raise InputError(
                 f"network {self.name}: operator {packet} (at {where}) is not supported",
-                hint="supported: conv2d, linear, relu, batch_norm, max_pool2d, avg_pool2d, flatten, dropout",
+                hint=f"supported: {_SUPPORTED}",
             )
         schema = node.target._schema.arguments  # type: ignore[union-attr]
         arguments = {a.name: a.default_value for a in schema if a.has_default_value()}
@@ -159,10 +185,17 @@ class _Tracer:
         taken = set(self.shapes)
         return next(n for n in [name, *(f"{name}_{i}" for i in range(1, len(taken) + 2))] if n not in taken)
 
-    def _input(self, node: Any, layer: str) -> _Value:
+    def _input(self, node: Any, layer: str, *, padded: bool = False) -> _Value:
+        """What `layer` reads. padded: whether it can take zeros around its input into account."""
         if node not in self.values:
-            raise InputError(f"network {self.name}: {layer} reads something that is not the layer before it")
-        return self.values[node]
+            raise InputError(f"network {self.name}: {layer} reads something that no layer of it computes")
+        value = self.values[node]
+        if any(map(any, value.padding)) and not padded:
+            raise InputError(
+                f"network {self.name}: {layer} reads a padded tensor; only convolutions can",
+                hint="put the padding right before a convolution",
+            )
+        return value
 
     def _constant(self, node: Any) -> tuple[str, Array]:
         if node not in self.constants:
@@ -173,44 +206,49 @@ class _Tracer:
         return key, array
 
     def _producer(self, node: Any, kinds: tuple[type[Operator], ...]) -> Operator | None:
-        """The last layer, when `node` is its only use and it is of these kinds: then the next step can be fused."""
+        """The layer whose output `node` is, when that is its only use and it is of these kinds: to be fused with."""
         value = self.values.get(node)
-        if value is None or not self.layers or len(node.users) != 1:
+        if value is None or len(node.users) != 1 or any(map(any, value.padding)):
             return None
-        last = self.layers[-1]
-        return last if last.output == value.tensor and isinstance(last, kinds) else None
+        found = [layer for layer in self.layers if layer.output == value.tensor and isinstance(layer, kinds)]
+        return found[0] if found else None
 
-    def _replace_last(self, layer: Operator) -> _Value:
-        self.layers[-1] = layer
-        self.shapes[layer.output] = layer.output_shape(*(self.shapes[name] for name in layer.inputs))
-        return _Value(layer.output)
+    def _replace(self, old: Operator, new: Operator) -> _Value:
+        """`new` in the place of `old`, under the same name. Nobody has read its output yet."""
+        self.layers[self.layers.index(old)] = new
+        self.shapes[new.output] = new.output_shape(*(self.shapes[name] for name in new.inputs))
+        return _Value(new.output)
 
     # ---- operators
 
     def _conv2d(self, node: Node, arguments: dict[str, Any]) -> _Value:
         key, weight = self._constant(arguments["weight"])
         name = self._unique(key.rpartition(".")[0] or node.name)
-        if arguments["groups"] != 1 or _pair(arguments["dilation"]) != (1, 1):
-            raise InputError(f"network {self.name}: conv2d {name} has groups or dilation, which are not supported")
-        bias = self._constant(arguments["bias"])[1] if arguments.get("bias") is not None else np.zeros(len(weight))
-        padding = arguments["padding"]
-        if padding == "valid":
-            padding = 0
-        elif padding == "same":
-            if any(size % 2 == 0 for size in weight.shape[2:]):
-                raise InputError(f"network {self.name}: conv2d {name} has padding 'same' with an even kernel")
-            padding = [size // 2 for size in weight.shape[2:]]
-        return self._add(
-            Conv2d(
-                name=name,
-                inputs=(self._input(arguments["input"], name).tensor,),
-                output=name,
-                weight=weight.transpose(0, 2, 3, 1).astype(np.float32),
-                bias=bias.astype(np.float32),
-                stride=_pair(arguments["stride"]),
-                padding=_pair(padding),
+        value = self._input(arguments["input"], name, padded=True)
+        groups, channels = arguments["groups"], self.shapes[value.tensor][-1]
+        depthwise = groups == channels == len(weight) and groups > 1
+        if not (groups == 1 or depthwise) or _pair(arguments["dilation"]) != (1, 1):
+            raise InputError(
+                f"network {self.name}: conv2d {name} has groups or dilation, which are not supported",
+                hint="groups may be 1, or the number of channels in and out (depthwise)",
             )
+        bias = self._constant(arguments["bias"])[1] if arguments.get("bias") is not None else np.zeros(len(weight))
+        edges = _edges(arguments["padding"], weight.shape[2:])
+        (top, bottom), (left, right) = (
+            (before + own[0], after + own[1]) for (before, after), own in zip(value.padding, edges, strict=True)
         )
+        common: dict[str, Any] = {
+            "name": name,
+            "inputs": (value.tensor,),
+            "output": name,
+            "bias": bias.astype(np.float32),
+            "stride": _pair(arguments["stride"]),
+            "padding": (top, left),
+            "padding_after": None if (top, left) == (bottom, right) else (bottom, right),
+        }
+        if depthwise:
+            return self._add(DepthwiseConv2d(weight=weight[:, 0].astype(np.float32), **common))
+        return self._add(Conv2d(weight=weight.transpose(0, 2, 3, 1).astype(np.float32), **common))
 
     def _linear(self, node: Node, arguments: dict[str, Any]) -> _Value:
         key, weight = self._constant(arguments["weight"])
@@ -233,20 +271,69 @@ class _Tracer:
             )
         )
 
-    def _relu(self, node: Node, arguments: dict[str, Any]) -> _Value:
+    def _relu(self, node: Node, arguments: dict[str, Any], clip: float | None = None) -> _Value:
         source = arguments["self"]
-        layer = self._producer(source, (Conv2d, Linear))
+        layer = self._producer(source, _RECTIFIED)
         if layer is None:
             raise InputError(
-                f"network {self.name}: relu ({node.name}) does not follow a convolution or a linear layer directly"
+                f"network {self.name}: relu ({node.name}) does not follow a convolution or a linear layer directly",
+                hint="it may also follow the sum of two tensors",
             )
-        flattened = self.values[source].flattened
+        assert isinstance(layer, _RECTIFIED)
+        clips = [limit for limit in (layer.clip, clip) if limit is not None]
+        fused = dataclasses.replace(layer, relu=True, clip=min(clips, default=None))
         # ReLU commutes with a max-pool that is already fused.
-        return dataclasses.replace(self._replace_last(dataclasses.replace(layer, relu=True)), flattened=flattened)  # type: ignore[call-arg]
+        return dataclasses.replace(self._replace(layer, fused), flattened=self.values[source].flattened)
+
+    def _relu6(self, node: Node, arguments: dict[str, Any]) -> _Value:
+        return self._relu(node, arguments, 6.0)
+
+    def _hardtanh(self, node: Node, arguments: dict[str, Any]) -> _Value:
+        return self._clamp(node, arguments | {"min": arguments["min_val"], "max": arguments["max_val"]})
+
+    def _clamp(self, node: Node, arguments: dict[str, Any]) -> _Value:
+        low, high = arguments["min"], arguments["max"]
+        if low is None or float(low) != 0.0 or (high is not None and not float(high) > 0.0):
+            raise InputError(f"network {self.name}: {node.name} clamps to [{low}, {high}]; only [0, x] is supported")
+        return self._relu(node, arguments, None if high is None else float(high))
+
+    def _add_tensors(self, node: Node, arguments: dict[str, Any]) -> _Value:
+        if arguments.get("alpha", 1) != 1:
+            raise InputError(f"network {self.name}: {node.name} scales what it adds, which is not supported")
+        name = self._unique(self._module_path(node) or node.name)
+        values = [self._input(arguments[key], name) for key in ("self", "other")]
+        if values[0].flattened != values[1].flattened:
+            raise InputError(f"network {self.name}: {node.name} adds a flattened tensor to one that is not")
+        layer = Add(name, (values[0].tensor, values[1].tensor), name)
+        return dataclasses.replace(self._add(layer), flattened=values[0].flattened)
+
+    def _pad(self, node: Node, arguments: dict[str, Any]) -> _Value:
+        value = self._input(arguments["self"], node.name, padded=True)
+        pad, mode = list(arguments["pad"]), arguments.get("mode", "constant")
+        amounts = [*pad, *[0] * (8 - len(pad))]
+        if mode != "constant" or arguments.get("value") or any(amounts[4:]) or min(amounts) < 0 or value.flattened:
+            raise InputError(
+                f"network {self.name}: {node.name} does not pad an image with zeros, which is not supported"
+            )
+        left, right, top, bottom = amounts[:4]
+        (above, below), (before, after) = value.padding
+        padding = (above + top, below + bottom), (before + left, after + right)
+        return dataclasses.replace(value, padding=padding)
+
+    def _mean(self, node: Node, arguments: dict[str, Any]) -> _Value:
+        name = self._unique(self._module_path(node) or node.name)
+        value = self._input(arguments["self"], name)
+        axes = sorted(axis % 4 for axis in arguments["dim"] or ())
+        if value.flattened or len(self.shapes[value.tensor]) != 3 or axes != [2, 3]:
+            raise InputError(f"network {self.name}: {node.name} is not a mean over rows and columns of an image")
+        height, width, _ = self.shapes[value.tensor]
+        pooled = self._add(AvgPool2d(name, (value.tensor,), name, Window((height, width), (height, width))))
+        return dataclasses.replace(pooled, flattened=not arguments["keepdim"])
 
     def _batch_norm(self, node: Node, arguments: dict[str, Any]) -> _Value:
-        layer = self._producer(arguments["input"], (Conv2d, Linear))
-        if not isinstance(layer, Conv2d | Linear) or layer.relu or (isinstance(layer, Conv2d) and layer.pool):
+        layer = self._producer(arguments["input"], (Conv2d, DepthwiseConv2d, Linear))
+        assert isinstance(layer, Conv2d | DepthwiseConv2d | Linear | None)
+        if layer is None or layer.relu or (isinstance(layer, Conv2d) and layer.pool):
             raise InputError(f"network {self.name}: batch_norm ({node.name}) does not follow a convolution directly")
         if arguments["running_mean"] is None:
             raise InputError(f"network {self.name}: batch_norm ({node.name}) keeps no running statistics")
@@ -258,16 +345,15 @@ class _Tracer:
         shift = self._constant(arguments["bias"])[1] if arguments["bias"] is not None else 0.0
         weight = layer.weight * scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
         bias = (layer.bias - mean) * scale + shift
-        return self._replace_last(
-            dataclasses.replace(layer, weight=weight.astype(np.float32), bias=bias.astype(np.float32))
-        )
+        folded = dataclasses.replace(layer, weight=weight.astype(np.float32), bias=bias.astype(np.float32))
+        return self._replace(layer, folded)
 
     def _window(self, node: Node, arguments: dict[str, Any]) -> Window:
         kernel = _pair(arguments["kernel_size"])
         stride = _pair(arguments["stride"]) if arguments.get("stride") else kernel
-        if _pair(arguments["padding"]) != (0, 0) or arguments.get("ceil_mode"):
-            raise InputError(f"network {self.name}: {node.name} has padding or ceil_mode, which are not supported")
-        return Window(kernel, stride)
+        if arguments.get("ceil_mode"):
+            raise InputError(f"network {self.name}: {node.name} has ceil_mode, which is not supported")
+        return Window(kernel, stride, _pair(arguments["padding"]))
 
     def _max_pool2d(self, node: Node, arguments: dict[str, Any]) -> _Value:
         if _pair(arguments["dilation"]) != (1, 1):
@@ -276,8 +362,8 @@ class _Tracer:
         layer = self._producer(arguments["self"], (Conv2d,))
         # Fused only where no convolution result is needed by two windows, so nothing is computed twice.
         separate = window.stride[0] >= window.kernel[0] and window.stride[1] >= window.kernel[1]
-        if isinstance(layer, Conv2d) and layer.pool is None and separate:
-            return self._replace_last(dataclasses.replace(layer, pool=window))
+        if isinstance(layer, Conv2d) and layer.pool is None and separate and window.padding == (0, 0):
+            return self._replace(layer, dataclasses.replace(layer, pool=window))
         name = self._unique(self._module_path(node) or node.name)
         return self._add(MaxPool2d(name, (self._input(arguments["self"], name).tensor,), name, window))
 
@@ -286,7 +372,10 @@ class _Tracer:
             raise InputError(f"network {self.name}: {node.name} has divisor_override, which is not supported")
         name = self._unique(self._module_path(node) or node.name)
         source = self._input(arguments["self"], name).tensor
-        return self._add(AvgPool2d(name, (source,), name, self._window(node, arguments)))
+        window = self._window(node, arguments)
+        if window.padding != (0, 0):
+            raise InputError(f"network {self.name}: {node.name} averages over padding, which is not supported")
+        return self._add(AvgPool2d(name, (source,), name, window))
 
     def _adaptive_avg_pool2d(self, node: Node, arguments: dict[str, Any]) -> _Value:
         name = self._unique(self._module_path(node) or node.name)
@@ -305,7 +394,19 @@ class _Tracer:
         return dataclasses.replace(value, flattened=True)
 
     def _dropout(self, node: Node, arguments: dict[str, Any]) -> _Value:
-        return self._input(arguments["input"] if "input" in arguments else arguments["self"], node.name)
+        return self._same(node, {"self": arguments.get("input", arguments.get("self"))})
+
+    def _same(self, node: Node, arguments: dict[str, Any]) -> _Value:
+        return self._input(arguments["self"], node.name, padded=True)
+
+
+def _edges(padding: Any, kernel: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """conv2d's padding argument as ((top, bottom), (left, right)); "same" puts the odd row or column at the end."""
+    if padding == "same":
+        (top, bottom), (left, right) = (((size - 1) // 2, size // 2) for size in kernel)
+        return (top, bottom), (left, right)
+    rows, columns = (0, 0) if padding == "valid" else _pair(padding)
+    return (rows, rows), (columns, columns)
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -98,3 +98,42 @@ class Operator(ABC):
     def label(self) -> str:
         """The kind, with what is fused into it: conv2d+relu+max_pool2d."""
         return self.kind
+
+
+def finished(
+    accumulators: Array, requantize: Requantization | None, *, integer: bool, relu: bool, clip: float | None = None
+) -> Array:
+    """What a layer yields for its sums (..., C) in float64: requantised, int32, or float32 clamped by ReLU and clip."""
+    if requantize is not None:
+        return requantize.apply(accumulators.astype(np.int64))
+    result: Array = accumulators.astype(np.int32 if integer else np.float32)
+    if relu:
+        result = np.maximum(result, 0)
+    return result if clip is None else np.minimum(result, np.float32(clip))
+
+
+def exact_float(weight: Array) -> type[np.floating[Any]]:
+    """The narrowest float type whose sums of `weight` (O, ...) times uint8 values are exact, in whatever order.
+
+    All partial sums are integers below sum(|w|) * 255: float32 holds them below 2**24, float64 below 2**53. Where the
+    weights are floats themselves it is float64.
+    """
+    if not np.issubdtype(weight.dtype, np.integer):
+        return np.float64
+    largest = np.abs(weight.reshape(len(weight), -1).astype(np.int64)).sum(axis=1).max(initial=0)
+    return np.float32 if largest * 255 < 2**24 else np.float64
+
+
+def padding_edges(
+    padding: tuple[int, int], padding_after: tuple[int, int] | None
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((top, bottom), (left, right)) of a layer's padding; padding_after None: as much after the image as before it."""
+    bottom, right = padding if padding_after is None else padding_after
+    return (padding[0], bottom), (padding[1], right)
+
+
+def relu_label(relu: bool, clip: float | None) -> str:
+    """What a layer's label says of the ReLU fused into it: +relu, or with its upper limit +relu6."""
+    if not relu:
+        return ""
+    return "+relu" if clip is None else f"+relu{clip:g}"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.errors import InputError
-from harness.ops.base import Array, Operator, Requantization, Shape
+from harness.ops.base import Array, Operator, Requantization, Shape, exact_float, finished, padding_edges, relu_label
 from harness.ops.conv2d_f32_groups import GroupsConv2dF32
 from harness.ops.conv2d_gray import GrayConv2d
 from harness.ops.conv2d_pairs import PairsConv2d
@@ -25,6 +25,9 @@ from harness.ops.lowering import (
 )
 from harness.ops.max_pool2d import Window
 
+# Elements of the matrix of windows that is made at a time.
+_COLUMN_ELEMENTS = 2**23
+
 
 @dataclass(frozen=True, eq=False)
 class Conv2d(Operator):
@@ -32,7 +35,10 @@ class Conv2d(Operator):
 
     weight: (O, KH, KW, I) float32 or int8. bias: (O,) float32, or int32 with -input_zero_point * sum(w) folded in.
     padding: rows and columns added on each side; they hold the input's zero point, so the fold is exact at borders.
+    padding_after: the same below and to the right, where it differs from above and to the left (Keras' "same").
     relu: clamp at zero (in integers the unsigned range does it: the output's zero point is 0).
+    clip: the most that a float output may be (6 for ReLU6); integers end at the top of their range instead.
+    weight_bits: 8, 4 or 2 bits of a stored weight; integers are in [-127, 127], [-8, 7] or [-2, 1].
     pool: a max-pool applied to the result; exact on the accumulators because requantisation is monotone.
     requantize: None in float graphs, and in integer graphs whose output stays int32.
     """
@@ -47,6 +53,14 @@ class Conv2d(Operator):
     pool: Window | None = None
     input_zero_point: int = 0
     requantize: Requantization | None = None
+    padding_after: tuple[int, int] | None = None
+    clip: float | None = None
+    weight_bits: int = 8
+
+    @property
+    def edges(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Padding as ((top, bottom), (left, right))."""
+        return padding_edges(self.padding, self.padding_after)
 
     @property
     def integer(self) -> bool:
@@ -68,7 +82,7 @@ class Conv2d(Operator):
 
     @property
     def label(self) -> str:
-        return self.kind + ("+relu" if self.relu else "") + ("+max_pool2d" if self.pool else "")
+        return self.kind + relu_label(self.relu, self.clip) + ("+max_pool2d" if self.pool else "")
 
     def convolved(self, *inputs: Shape) -> tuple[int, int]:
         """Rows and columns of the convolution itself, before the fused max-pool."""
@@ -76,8 +90,9 @@ class Conv2d(Operator):
         _, kernel_height, kernel_width, expected = self.weight.shape
         if channels != expected:
             raise InputError(f"layer {self.name} wants {expected} channels but its input has {channels}")
-        rows = (height + 2 * self.padding[0] - kernel_height) // self.stride[0] + 1
-        columns = (width + 2 * self.padding[1] - kernel_width) // self.stride[1] + 1
+        vertical, horizontal = self.edges
+        rows = (height + sum(vertical) - kernel_height) // self.stride[0] + 1
+        columns = (width + sum(horizontal) - kernel_width) // self.stride[1] + 1
         if rows < 1 or columns < 1:
             raise InputError(
                 f"layer {self.name}: a {kernel_height}x{kernel_width} kernel does not fit into {height}x{width}"
@@ -98,29 +113,31 @@ class Conv2d(Operator):
 
     def accumulate(self, x: Array) -> Array:
         """The convolution before clamping, as float64: exact for integers, whose sums stay below 2**53."""
-        (pad_y, pad_x), (stride_y, stride_x) = self.padding, self.stride
+        rows, columns = self.convolved(x.shape[1:])
+        result = np.empty((len(x), rows, columns, len(self.weight)))
+        images = max(1, _COLUMN_ELEMENTS // (rows * columns * self.weight[0].size))
+        for start in range(0, len(x), images):
+            result[start : start + images] = self._products(x[start : start + images])
+        result += self.bias.astype(np.float64)
+        return result
+
+    def _products(self, x: Array) -> Array:
+        """The convolution of a few images, without the bias."""
         outputs, kernel_height, kernel_width, channels = self.weight.shape
-        padded = np.pad(
-            x, ((0, 0), (pad_y, pad_y), (pad_x, pad_x), (0, 0)), constant_values=x.dtype.type(self.input_zero_point)
-        )
+        padded = np.pad(x, ((0, 0), *self.edges, (0, 0)), constant_values=x.dtype.type(self.input_zero_point))
         windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel_height, kernel_width), axis=(1, 2))
-        windows = windows[:, ::stride_y, ::stride_x]
+        windows = windows[:, :: self.stride[0], :: self.stride[1]]
         # (N, rows, columns, C, KH, KW) against (O, KH, KW, C)
-        columns = windows.transpose(0, 1, 2, 4, 5, 3).reshape(*windows.shape[:3], -1).astype(np.float64)
-        weight = self.weight.reshape(outputs, kernel_height * kernel_width * channels).astype(np.float64)
-        result: Array = columns @ weight.T + self.bias.astype(np.float64)
+        kind = exact_float(self.weight)
+        columns = windows.transpose(0, 1, 2, 4, 5, 3).reshape(*windows.shape[:3], -1).astype(kind)
+        weight = self.weight.reshape(outputs, kernel_height * kernel_width * channels).astype(kind)
+        result: Array = columns @ weight.T
         return result
 
     def reference(self, *inputs: Array) -> Array:
-        result = self.accumulate(inputs[0])
-        if self.requantize is not None:
-            result = self.requantize.apply(result.astype(np.int64))
-        elif self.integer:
-            result = result.astype(np.int32)
-        else:
-            result = result.astype(np.float32)
-        if self.relu:
-            result = np.maximum(result, 0)
+        result = finished(
+            self.accumulate(inputs[0]), self.requantize, integer=self.integer, relu=self.relu, clip=self.clip
+        )
         return self.pool.maximum(result) if self.pool is not None else result
 
 

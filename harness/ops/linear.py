@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.errors import InputError
-from harness.ops.base import Array, Operator, Requantization, Shape
+from harness.ops.base import Array, Operator, Requantization, Shape, exact_float, finished, relu_label
 from harness.ops.linear_f32_rows import RowsLinearF32
 from harness.ops.linear_quads import QuadsLinear
 from harness.ops.lowering import (
@@ -30,6 +30,7 @@ class Linear(Operator):
 
     weight: (O, I) float32 or int8, columns in the order of the flattened NHWC input. bias: (O,) float32, or int32 with
     -input_zero_point * sum(w) folded in. requantize: None in float graphs and where the output stays int32.
+    clip, weight_bits: as Conv2d has them.
     """
 
     kind: ClassVar[str] = "linear"
@@ -39,6 +40,8 @@ class Linear(Operator):
     relu: bool = False
     input_zero_point: int = 0
     requantize: Requantization | None = None
+    clip: float | None = None
+    weight_bits: int = 8
 
     @property
     def integer(self) -> bool:
@@ -60,7 +63,7 @@ class Linear(Operator):
 
     @property
     def label(self) -> str:
-        return self.kind + ("+relu" if self.relu else "")
+        return self.kind + relu_label(self.relu, self.clip)
 
     def output_shape(self, *inputs: Shape) -> Shape:
         features = int(np.prod(inputs[0]))
@@ -73,18 +76,14 @@ class Linear(Operator):
 
     def accumulate(self, x: Array) -> Array:
         """The product before clamping, as float64: exact for integers, whose sums stay below 2**53."""
-        result: Array = x.reshape(len(x), -1).astype(np.float64) @ self.weight.T.astype(np.float64)
-        return result + self.bias.astype(np.float64)
+        kind = exact_float(self.weight)
+        products: Array = x.reshape(len(x), -1).astype(kind) @ self.weight.T.astype(kind)
+        return products + self.bias.astype(np.float64)
 
     def reference(self, *inputs: Array) -> Array:
-        result = self.accumulate(inputs[0])
-        if self.requantize is not None:
-            result = self.requantize.apply(result.astype(np.int64))
-        elif self.integer:
-            result = result.astype(np.int32)
-        else:
-            result = result.astype(np.float32)
-        return np.maximum(result, 0) if self.relu else result
+        return finished(
+            self.accumulate(inputs[0]), self.requantize, integer=self.integer, relu=self.relu, clip=self.clip
+        )
 
 
 def linear_shape(layer: Linear, site: Site) -> dict[str, Value]:

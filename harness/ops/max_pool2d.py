@@ -14,16 +14,20 @@ from harness.ops.lowering import Cost, Form, Lowering, Site, Storage, Value
 
 @dataclass(frozen=True)
 class Window:
-    """A pooling window: kernel and stride as (height, width)."""
+    """A pooling window: kernel and stride as (height, width).
+
+    padding: rows and columns on each side that no maximum sees; less than the kernel, and only for max-pooling.
+    """
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
+    padding: tuple[int, int] = (0, 0)
 
     def pooled(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns that come out of (height, width); partial windows at the border are dropped."""
         return (
-            (height - self.kernel[0]) // self.stride[0] + 1,
-            (width - self.kernel[1]) // self.stride[1] + 1,
+            (height + 2 * self.padding[0] - self.kernel[0]) // self.stride[0] + 1,
+            (width + 2 * self.padding[1] - self.kernel[1]) // self.stride[1] + 1,
         )
 
     def slide(self, x: Array) -> Array:
@@ -33,13 +37,21 @@ class Window:
 
     def maximum(self, x: Array) -> Array:
         """(N, H, W, C) -> (N, H', W', C), same dtype."""
+        if self.padding != (0, 0):
+            (rows, columns), lowest = self.padding, _lowest(x.dtype)
+            x = np.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)), constant_values=lowest)
         result: Array = self.slide(x).max(axis=(-2, -1))
         return result
 
 
+def _lowest(dtype: np.dtype[Any]) -> Any:
+    """What no element of `dtype` is below: padding that never is the maximum."""
+    return -np.inf if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).min
+
+
 @dataclass(frozen=True, eq=False)
 class MaxPool2d(Operator):
-    """Max-pooling without padding on (H, W, C). It commutes with requantisation, so it needs no scale of its own."""
+    """Max-pooling on (H, W, C). It commutes with requantisation, so it needs no scale of its own."""
 
     kind: ClassVar[str] = "max_pool2d"
 
