@@ -110,7 +110,7 @@ class Functional(nn.Module):
         (nn.Sequential(nn.Conv2d(2, 4, 3, dilation=2)), "dilation"),
         (nn.Sequential(nn.ReLU(), nn.Conv2d(2, 4, 3)), "relu"),
         (nn.Sequential(nn.Conv2d(3, 4, 3)), "cannot be traced"),
-        (nn.Sequential(nn.Conv2d(2, 4, 3), nn.MaxPool2d(3, 2, padding=1)), "padding"),
+        (nn.Sequential(nn.Conv2d(2, 4, 3), nn.AvgPool2d(3, 2, padding=1)), "padding"),
     ],
 )
 def test_the_first_unsupported_operator_is_named(module: nn.Module, words: str) -> None:

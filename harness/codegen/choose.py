@@ -116,10 +116,10 @@ def _overridden(layer: Operator, site: Site, name: str) -> list[_Candidate]:
 
 def _candidates(layer: Operator, site: Site) -> list[_Candidate]:
     """The fastest dense form, and the sparse ones that are smaller or faster than it."""
-    dense = min(
-        (_candidate(form, layer, site) for form in layer.forms if form.applicable(layer, site)),
-        key=lambda candidate: candidate.cost.instructions,
-    )
+    fitting = [_candidate(form, layer, site) for form in layer.forms if form.applicable(layer, site)]
+    if not fitting:
+        raise InputError(f"layer {layer.name}: there are no kernels for {layer.label} of this kind")
+    dense = min(fitting, key=lambda candidate: candidate.cost.instructions)
     others = [_candidate(form, layer, site) for form in sparse.forms(layer) if form.applicable(layer, site)]
     gaining = [
         other
