@@ -114,6 +114,7 @@ def lenet() -> Graph:
 
 def test_a_graphs_tensors(lenet: Graph) -> None:
     network = tensors.table(lenet)
+    assert network.network == lenet.name == "lenet5"
     assert [(w.layer, w.elements, w.channels) for w in network.weights] == [
         ("conv1", 150, 6),
         ("conv2", 2400, 16),

@@ -126,9 +126,9 @@ def build(name: str, input_tensor: Tensor, layers: tuple[Operator, ...], outputs
     """A checked Graph: every layer reads tensors that exist by then, and shapes agree. InputError names the layer."""
     tensors = {input_tensor.name: input_tensor}
     for layer in layers:
-        for name in layer.inputs:
-            if name not in tensors:
-                raise InputError(f"layer {layer.name} reads {name}, which no layer before it writes")
+        for read in layer.inputs:
+            if read not in tensors:
+                raise InputError(f"layer {layer.name} reads {read}, which no layer before it writes")
         shape = layer.output_shape(*(tensors[tensor].shape for tensor in layer.inputs))
         tensor = outputs[layer.output]
         if tensor.shape != shape:

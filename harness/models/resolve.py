@@ -15,7 +15,7 @@ from harness.models import catalogue
 from harness.ops.base import Shape
 from harness.progress import Reporter
 
-TRACE_VERSION = "1"
+TRACE_VERSION = "2"
 
 
 @dataclass(frozen=True)
