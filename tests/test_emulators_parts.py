@@ -18,6 +18,7 @@ from harness import boards
 from harness.emulators.simulator import chips, decode
 from harness.emulators.simulator.gdb_server import GdbServer
 from harness.emulators.simulator.machine import Machine
+from harness.emulators.simulator.nvic import Nvic
 from harness.emulators.simulator.runner import Runner
 from harness.emulators.simulator.system import Dwt, SystemControl
 from harness.errors import InputError
@@ -92,6 +93,8 @@ def test_memory_accesses_are_what_unicorn_accesses() -> None:
         ("90fbf1f0", 1, [(0, decode.Kind.DIVIDE)]),  # sdiv
         ("00ee000a", 1, [(0, decode.Kind.FLOAT)]),  # vmla
         ("00fb0110", 1, []),  # mla
+        ("62b6 00bf", 2, [(0, decode.Kind.MASK)]),  # cpsie i
+        ("80f31188", 1, [(0, decode.Kind.MASK)]),  # msr basepri, r0
     ],
 )
 def test_scan(code: str, count: int, found: list[tuple[int, decode.Kind]]) -> None:
@@ -196,6 +199,10 @@ class _Core:
     def clock(self) -> int:
         return self.now
 
+    def time(self) -> int:
+        return self.now
+
+    def events_changed(self) -> None: ...
     def request_reset(self) -> None: ...
     def checks_changed(self) -> None: ...
     def debug_status(self) -> int:
@@ -208,7 +215,7 @@ class _Core:
 
 def _system() -> tuple[_Core, SystemControl, Dwt]:
     core = _Core()
-    system = SystemControl(core, cpuid=0, fpu=None, caches=None, vectors=0)
+    system = SystemControl(core, Nvic(98, 4), cpuid=0, fpu=None, caches=None, vectors=0)
     core.dwt = Dwt(core, system, has_lock=True)
     return core, system, core.dwt
 

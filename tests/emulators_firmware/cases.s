@@ -243,10 +243,16 @@ label bad_load_in_it_block
     ldreq r1, [r0]
     moveq r2, #5
 
-label unmodelled_peripheral
-    ldr r0, =0x40000C00
-label bad_unmodelled_peripheral
-    ldr r1, [r0]
+label unmodelled_peripheral       @ the window watchdog and the random number generator
+    ldr r0, =0x40002C00
+    mov r1, #1
+    str r1, [r0, #4]
+    ldr r1, [r0, #4]
+    ldr r2, =0x50060800
+    ldrh r3, [r2]
+    ldrb r3, [r0, #0x10]
+    wfi
+    b .
 
 label jump_nothing
     ldr r0, =0x90000001

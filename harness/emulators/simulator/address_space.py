@@ -50,7 +50,7 @@ class Memory:
 
 
 class AddressSpace:
-    """The memory map. permissions: Unicorn's UC_PROT_* of each mapped page, by its address.
+    """The memory map.
 
     on_written(memory, offset, size) is called when a debugger wrote to a memory; on_failure(error), when a peripheral
     raised an exception while the firmware accessed it.
@@ -71,7 +71,7 @@ class AddressSpace:
         self._keep: list[Any] = []
         self._memories: list[Memory] = []
         self._devices: list[tuple[range, Peripheral]] = []
-        self.permissions: dict[int, int] = {}
+        self._permissions: dict[int, int] = {}
         for region in board.memory:
             data = mmap.mmap(-1, region.length)
             if region.kind == "flash":
@@ -87,6 +87,15 @@ class AddressSpace:
                 data[offset : offset + 4] = word.to_bytes(4, "little")
             self._add_memory(Memory(constants.origin, data, writable=False, constant=True))
 
+    def fill(self, space: range, peripheral: Callable[[int], Peripheral]) -> None:
+        """Put `peripheral(base)` wherever nothing is in `space`. After that nothing can be added there."""
+        taken = sorted((place.start, place.stop) for place, _ in self._devices if place.start in space)
+        begin = space.start
+        for start, stop in (*taken, (space.stop, space.stop)):
+            if begin < start:
+                self.add_peripheral(begin, start - begin, peripheral(begin))
+            begin = max(begin, stop)
+
     @property
     def peripherals(self) -> list[Peripheral]:
         """All peripherals, in the order in which they were added."""
@@ -97,7 +106,7 @@ class AddressSpace:
         # The address stays valid: a mmap with an exported buffer cannot be closed, and `_memories` keeps it.
         pointer = ctypes.addressof(ctypes.c_char.from_buffer(memory.data))
         self._uc.mem_map_ptr(memory.origin, len(memory.data), permissions, pointer)
-        self.permissions |= dict.fromkeys(range(memory.origin, memory.end, PAGE), permissions)
+        self._permissions |= dict.fromkeys(range(memory.origin, memory.end, PAGE), permissions)
         self._memories.append(memory)
 
     def add_peripheral(self, base: int, size: int, peripheral: Peripheral) -> None:
@@ -125,8 +134,15 @@ class AddressSpace:
                 self._on_failure(error)
 
         self._keep.append(map_device(self._uc, base, size, on_read, on_write))
-        self.permissions |= dict.fromkeys(range(base, base + size, PAGE), _DEVICE)
         self._devices.append((range(base, base + size), peripheral))
+
+    def permissions(self, page: int) -> int:
+        """What the firmware may do with the page at that address: Unicorn's UC_PROT_*, 0 where nothing is."""
+        known = self._permissions.get(page)
+        if known is None:
+            known = _DEVICE if any(page in place for place, _ in self._devices) else 0
+            self._permissions[page] = known
+        return known
 
     def memory_at(self, address: int) -> Memory | None:
         """The memory that holds `address`."""

@@ -44,19 +44,36 @@ class Mirror:
 
 
 @dataclass(frozen=True)
+class Prescaler:
+    """Where an APB prescaler is set: three bits at `shift` of the clock control's register at `offset`.
+
+    Below 4: the bus runs as fast as the core; 4 to 7: 2, 4, 8 and 16 times slower. Timers on a slower bus count at
+    twice its clock (RM0385 section 5.2, figure 13; the other families have the same rule).
+    """
+
+    offset: int
+    shift: int
+
+
+@dataclass(frozen=True)
 class Block:
     """One peripheral's registers. base and size in bytes; enable: (offset in RCC, bit) of its bus clock, if gated.
 
-    kind: `registers` keep what is written; `usart` moves bytes. reset: offset -> value after reset, where not 0.
+    kind: `registers` keep what is written; `usart` moves bytes (the register layout of STM32F0, F3, F7, G, H, L4, U5,
+    LPUARTs too); `usart_v1` is the older layout (STM32F1, F2, F4, L1); `timer16` and `timer32` are general-purpose
+    timers. reset: offset -> value after reset, where not 0. interrupt: its line of the NVIC. prescaler: of a timer's
+    bus; without one it counts the core's clock.
     """
 
     name: str
     base: int
-    kind: Literal["registers", "usart"] = "registers"
+    kind: Literal["registers", "usart", "usart_v1", "timer16", "timer32"] = "registers"
     size: int = 0x400
     enable: tuple[int, int] | None = None
     reset: Mapping[int, int] = field(default_factory=dict)
     mirrors: tuple[Mirror, ...] = ()
+    interrupt: int | None = None
+    prescaler: Prescaler | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,8 @@ class Chip:
     """One chip. cpuid, fpu: what the core's identification registers say.
 
     flash_aliases: other addresses of the flash. caches: CCSIDR of the data and the instruction cache, if there are any.
-    clock_control: the block whose registers hold the others' enable bits.
+    clock_control: the block whose registers hold the others' enable bits. interrupts: lines of the NVIC;
+    priority_bits: of a priority, how many the chip has.
     """
 
     name: str
@@ -75,10 +93,14 @@ class Chip:
     blocks: tuple[Block, ...]
     clock_control: str = "RCC"
     caches: tuple[int, int] | None = None
+    interrupts: int = 98
+    priority_bits: int = 4
 
 
-# RM0385 (STM32F75xxx and STM32F74xxx): memory map section 2.2.2, RCC 5.3, PWR 4.4, FLASH 3.7, GPIO 6.4, ids 41.
+# RM0385 (STM32F75xxx and STM32F74xxx): memory map section 2.2.2, RCC 5.3, PWR 4.4, FLASH 3.7, GPIO 6.4, ids 41;
+# interrupts: table 46 in section 10.1.2.
 _AHB1, _APB1, _APB2 = 0x30, 0x40, 0x44
+_PPRE1 = Prescaler(0x08, 10)
 
 _STM32F746 = Chip(
     name="stm32f746",
@@ -137,14 +159,20 @@ _STM32F746 = Chip(
             )
             for number, letter in enumerate("ABCDEFGHIJK")
         ),
-        Block("USART1", 0x4001_1000, "usart", enable=(_APB2, 4)),
-        Block("USART2", 0x4000_4400, "usart", enable=(_APB1, 17)),
-        Block("USART3", 0x4000_4800, "usart", enable=(_APB1, 18)),
-        Block("UART4", 0x4000_4C00, "usart", enable=(_APB1, 19)),
-        Block("UART5", 0x4000_5000, "usart", enable=(_APB1, 20)),
-        Block("USART6", 0x4001_1400, "usart", enable=(_APB2, 5)),
-        Block("UART7", 0x4000_7800, "usart", enable=(_APB1, 30)),
-        Block("UART8", 0x4000_7C00, "usart", enable=(_APB1, 31)),
+        Block("USART1", 0x4001_1000, "usart", enable=(_APB2, 4), interrupt=37),
+        Block("USART2", 0x4000_4400, "usart", enable=(_APB1, 17), interrupt=38),
+        Block("USART3", 0x4000_4800, "usart", enable=(_APB1, 18), interrupt=39),
+        Block("UART4", 0x4000_4C00, "usart", enable=(_APB1, 19), interrupt=52),
+        Block("UART5", 0x4000_5000, "usart", enable=(_APB1, 20), interrupt=53),
+        Block("USART6", 0x4001_1400, "usart", enable=(_APB2, 5), interrupt=71),
+        Block("UART7", 0x4000_7800, "usart", enable=(_APB1, 30), interrupt=82),
+        Block("UART8", 0x4000_7C00, "usart", enable=(_APB1, 31), interrupt=83),
+        Block("TIM2", 0x4000_0000, "timer32", enable=(_APB1, 0), interrupt=28, prescaler=_PPRE1),
+        Block("TIM3", 0x4000_0400, "timer16", enable=(_APB1, 1), interrupt=29, prescaler=_PPRE1),
+        Block("TIM4", 0x4000_0800, "timer16", enable=(_APB1, 2), interrupt=30, prescaler=_PPRE1),
+        Block("TIM5", 0x4000_0C00, "timer32", enable=(_APB1, 3), interrupt=50, prescaler=_PPRE1),
+        Block("TIM6", 0x4000_1000, "timer16", enable=(_APB1, 4), interrupt=54, prescaler=_PPRE1),
+        Block("TIM7", 0x4000_1400, "timer16", enable=(_APB1, 5), interrupt=55, prescaler=_PPRE1),
         Block("DBGMCU", 0xE004_2000, reset={0x00: 0x1001_6449}),
         # Units of the core that firmware may set up; nothing listens to them.
         Block("ITM", 0xE000_0000, size=0x1000),

@@ -18,7 +18,7 @@ ReadRegister = Callable[[int], int]
 
 
 class Kind(enum.Enum):
-    """Instructions that need a check before they run."""
+    """Instructions that need a look, most of them before they run."""
 
     FLOAT = enum.auto()
     """Of coprocessor 10 or 11: faults while CPACR keeps the FPU off, or where there is none."""
@@ -26,6 +26,8 @@ class Kind(enum.Enum):
     """A floating-point instruction that FPv5 added (VSEL, VMAXNM, VRINTx, VCVTA): undefined on a Cortex-M4."""
     DIVIDE = enum.auto()
     """UDIV or SDIV: faults on a zero divisor when CCR.DIV_0_TRP says so."""
+    MASK = enum.auto()
+    """CPS or MSR: may let pass an interrupt that waits. Ends its block."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def instruction_size(halfword: int) -> int:
 
 
 def scan(code: bytes) -> tuple[int, list[tuple[int, Kind]]]:
-    """How many instructions the block `code` holds, and those that need a check: (byte offset, kind)."""
+    """How many instructions the block `code` holds, and those that need a look: (byte offset, kind)."""
     halfwords = memoryview(code).cast("H")
     count = at = 0
     end = len(halfwords)
@@ -61,6 +63,8 @@ def scan(code: bytes) -> tuple[int, list[tuple[int, Kind]]]:
         count += 1
         first = halfwords[at]
         if first < 0xE800:
+            if first & 0xFFE0 == 0xB660:
+                found.append((2 * at, Kind.MASK))
             at += 1
             continue
         if at + 1 < end:
@@ -95,6 +99,8 @@ def _kind(first: int, second: int) -> Kind | None:
         return Kind.FLOAT_V5 if _is_float_v5(first, second) else Kind.FLOAT
     if first & 0xFFD0 == 0xFB90 and second & 0x00F0 == 0x00F0:
         return Kind.DIVIDE
+    if first & 0xFFE0 == 0xF380 and second & 0xD000 == 0x8000:
+        return Kind.MASK
     return None
 
 

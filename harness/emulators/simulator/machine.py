@@ -7,7 +7,8 @@
     stop = machine.run(timeout=5.0)  # Reason.INPUT: it has answered, and waits
     answer = machine.serial.output
 
-Time is the exact number of executed instructions. A cycle model goes behind `clock_source`.
+Time is the exact number of executed instructions; a cycle model goes behind `clock_source`. Timers run on it, and where
+the core sleeps until one of them interrupts, it goes on to that moment. Interrupts are taken between blocks of code.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from unicorn import arm_const as reg
 from harness.boards import Board
 from harness.emulators.simulator import chips, decode
 from harness.emulators.simulator.address_space import PAGE, AddressError, AddressSpace, Memory
-from harness.emulators.simulator.block_counter import BlockCounter
+from harness.emulators.simulator.block_counter import NO_LIMIT, BlockCounter
 from harness.emulators.simulator.core_registers import FLOAT, GENERAL, XPSR_IT, XPSR_T, CoreRegisters
 from harness.emulators.simulator.decode import Kind
 from harness.emulators.simulator.engine import Hook, UcError, hook_accesses, hook_instruction, thumb_engine, unhook
-from harness.emulators.simulator.exceptions import Cfsr, ExceptionModel, Fault
-from harness.emulators.simulator.peripherals import ClockGate, Peripheral, Registers, Usart
+from harness.emulators.simulator.exceptions import Architecture, Cfsr, ExceptionModel, Fault
+from harness.emulators.simulator.nvic import Nvic
+from harness.emulators.simulator.peripherals import ClockGate, Peripheral, Registers, Unmodelled, Usart, UsartV1
 from harness.emulators.simulator.serial_line import SerialLine
 from harness.emulators.simulator.system import (
     CCR_DIV_0_TRP,
@@ -47,11 +49,25 @@ from harness.emulators.simulator.system import (
     Dwt,
     SystemControl,
 )
+from harness.emulators.simulator.timers import Timed, Timer
 from harness.errors import InputError
 
 _log = logging.getLogger(__name__)
 
-_CPU_MODELS = {"cortex-m4": reg.UC_CPU_ARM_CORTEX_M4, "cortex-m7": reg.UC_CPU_ARM_CORTEX_M7}
+# Unicorn has no Cortex-M0+, which executes what a Cortex-M0 does.
+_CPU_MODELS = {
+    "cortex-m0": reg.UC_CPU_ARM_CORTEX_M0,
+    "cortex-m0plus": reg.UC_CPU_ARM_CORTEX_M0,
+    "cortex-m3": reg.UC_CPU_ARM_CORTEX_M3,
+    "cortex-m4": reg.UC_CPU_ARM_CORTEX_M4,
+    "cortex-m7": reg.UC_CPU_ARM_CORTEX_M7,
+    "cortex-m33": reg.UC_CPU_ARM_CORTEX_M33,
+}
+_ARCHITECTURES: dict[str, Architecture] = {
+    "cortex-m0": "armv6-m",
+    "cortex-m0plus": "armv6-m",
+    "cortex-m33": "armv8-m",
+}
 
 _PERIPHERALS = range(0x4000_0000, 0x6000_0000)
 # Where nothing can be executed, by the default memory map: Armv7-M ARM B3.1.
@@ -64,7 +80,7 @@ _NEEDED = {
     unicorn.UC_MEM_FETCH: unicorn.UC_PROT_EXEC,
 }
 # QEMU's exception numbers, which Unicorn's interrupt hook gets.
-_EXCP_SWI, _EXCP_DATA_ABORT, _EXCP_BKPT, _EXCP_EXCEPTION_EXIT, _EXCP_NOCP = 2, 4, 7, 8, 17
+_EXCP_SWI, _EXCP_DATA_ABORT, _EXCP_BKPT, _EXCP_EXCEPTION_EXIT, _EXCP_NOCP, _EXCP_STKOF = 2, 4, 7, 8, 17, 19
 
 # What instructions can change, beside xPSR, PC and memory.
 _UNDONE = (*GENERAL, *FLOAT, "control")
@@ -73,6 +89,13 @@ _UNDONE = (*GENERAL, *FLOAT, "control")
 _POLL_SECONDS = 0.02
 # Polls that are further apart than this, in instructions, are no loop that waits for input.
 _POLL_DISTANCE = 2000
+# How long, in seconds of the machine's own time, a firmware that sleeps may be woken by timers, with nothing on its
+# serial line, until run() says that it waits for input.
+_IDLE_SECONDS = 1.0
+# With a cycle model: ticks that an instruction seldom takes more than.
+_MOST_TICKS = 4
+# How many resets in a row, with nothing on the serial line between them, are a loop.
+_RESETS_IN_A_LOOP = 8
 
 
 class Reason(enum.Enum):
@@ -86,6 +109,7 @@ class Reason(enum.Enum):
     INPUT = "the firmware waits for serial input"
     SLEEP = "the firmware sleeps, and nothing is there to wake it"
     LOCKUP = "the core is locked up"
+    RESET_LOOP = "the firmware resets itself again and again"
 
 
 @dataclass(frozen=True)
@@ -138,7 +162,7 @@ _Event = _Refused | _Interrupt | _Invalid | _Late | _Waiting
 class Machine:
     """One board. Not for two threads at a time, except request_stop() and the serial line.
 
-    serial: the line to its UARTs. clock_source: what SysTick and CYCCNT count; by default `instructions`.
+    serial: the line to its UARTs. clock_source: what timers and CYCCNT count; by default `instructions`.
     debugger: whether BKPT halts instead of faulting. blocking: whether run() waits while the firmware polls for serial
     input in vain or sleeps, rather than return.
     """
@@ -156,7 +180,7 @@ class Machine:
             )
         self.board = board
         self.serial = SerialLine()
-        self.clock_source: Callable[[], int] = lambda: self.instructions
+        self.clock_source: Callable[[], int] = self._count_instructions
         self.debugger = False
         self.blocking = False
 
@@ -178,12 +202,31 @@ class Machine:
         self._checks_stale = True
         self._check_hooks: list[Hook] = []
 
+        # Blocks that end in an instruction which may let an interrupt pass.
+        self._unmasking: set[int] = set()
+        # Something waits to be taken, and may not be as things are.
+        self._masked = False
+        # What is to be looked at between two blocks: who is pending, when the next event is, bytes that have arrived.
+        self._interrupts_changed = self._events_stale = self._input_arrived = False
+        self._next_event: int | None = None
+        # Ticks that the clock was put forward while the core slept; of them, those with a silent serial line.
+        self._slept = self._idle = 0
+        self._asleep = False
+        self._moved_at_rest = 0
+        # The block hook has stopped the run.
+        self._left = False
+        # Resets by software with nothing on the serial line in between, and where the last one was asked for.
+        self._resets = 0
+        self._moved_at_reset = 0
+        self._reset_from = 0
+        self._reset_loop: str | None = None
+        self._unmodelled: list[int] = []
+
         self._running = False
         # Where the instruction is that a step executes; None during runs.
         self._stepping: int | None = None
         self._sleeping = False
         self._stop_requested = False
-        self._stop_signal = threading.Event()
         self._reset_requested = False
         self._event: _Event | None = None
         self._failure: BaseException | None = None
@@ -193,11 +236,17 @@ class Machine:
         self._space = AddressSpace(
             self._uc, board, chip, on_written=self._on_debugger_write, on_failure=self._on_failure
         )
+        self._nvic = Nvic(chip.interrupts, chip.priority_bits, self._on_interrupts_changed)
         self._system = SystemControl(
-            self, cpuid=chip.cpuid, fpu=board.fpu, caches=chip.caches, vectors=board.region("flash").origin
+            self, self._nvic, cpuid=chip.cpuid, fpu=board.fpu, caches=chip.caches, vectors=board.region("flash").origin
         )
         self._dwt = Dwt(self, self._system, has_lock=board.core == "cortex-m7")
-        self._exceptions = ExceptionModel(self._registers, self._space, self._system, has_fpu=board.fpu is not None)
+        architecture = _ARCHITECTURES.get(board.core, "armv7-m")
+        self._exceptions = ExceptionModel(
+            self._registers, self._space, self._system, architecture, has_fpu=board.fpu is not None
+        )
+        self._usarts: list[Usart] = []
+        self._timed: list[Timed] = [self._system.systick]
         self._add_peripherals(chip)
         self._counter = BlockCounter(self._uc, self._counts, self._on_new_block)
         self._add_hooks()
@@ -208,18 +257,46 @@ class Machine:
         self._space.add_peripheral(DWT_BASE, 0x1000, self._dwt)
         modelled: list[tuple[chips.Block, Peripheral]] = []
         control: Registers | None = None
+        self._exact_pages = [(SCS_BASE, 0x1000), (DWT_BASE, 0x1000)]
         for block in chip.blocks:
-            peripheral: Registers | Usart
-            if block.kind == "usart":
-                peripheral = Usart(self.serial, self._on_poll)
-            else:
-                peripheral = Registers(block)
-                if block.name == chip.clock_control:
-                    control = peripheral
+            peripheral = self._peripheral(block)
+            if block.name == chip.clock_control and isinstance(peripheral, Registers):
+                control = peripheral
             modelled.append((block, peripheral))
             self._space.add_peripheral(block.base, block.size, peripheral)
+        self._clock_control = control
         if control is not None:
             ClockGate(control, modelled)
+        self._space.fill(_PERIPHERALS, lambda base: Unmodelled(base, self._unmodelled, self._on_unmodelled))
+
+    def _peripheral(self, block: chips.Block) -> Peripheral:
+        line = block.interrupt
+
+        def signal(asserted: bool) -> None:
+            if line is not None:
+                self._nvic.signal(line, asserted)
+
+        match block.kind:
+            case "usart" | "usart_v1":
+                kind = Usart if block.kind == "usart" else UsartV1
+                usart = kind(self.serial, self._on_poll, self.time, signal, self._on_taken)
+                self._usarts.append(usart)
+                self._timed.append(usart)
+                return usart
+            case "timer16" | "timer32":
+                bits = 16 if block.kind == "timer16" else 32
+                timer = Timer(bits, self.time, lambda: self._timer_divider(block), signal, self.events_changed)
+                self._timed.append(timer)
+                self._exact_pages.append((block.base, block.size))
+                return timer
+        return Registers(block)
+
+    def _timer_divider(self, block: chips.Block) -> int:
+        """Ticks of the core's clock for one of a timer's, see chips.Prescaler."""
+        if block.prescaler is None or self._clock_control is None:
+            return 1
+        field = self._clock_control.read(block.prescaler.offset) >> block.prescaler.shift & 7
+        return 1 if field < 4 else 1 << field - 4
 
     # ---- what a debugger sees
 
@@ -256,6 +333,8 @@ class Machine:
 
     def write_register(self, name: str, value: int) -> None:
         """See read_register()."""
+        if name == "pc":
+            self._asleep = False
         self._registers.write(name, value)
 
     @property
@@ -287,12 +366,29 @@ class Machine:
         """Why the core is locked up, in words; None while it is not."""
         return self._exceptions.lockup
 
+    @property
+    def reset_loop(self) -> str | None:
+        """In words, that the firmware does nothing but reset itself, and from where; None while it does not."""
+        return self._reset_loop
+
+    @property
+    def unmodelled(self) -> tuple[int, ...]:
+        """Base addresses of the peripherals that the firmware has used although nobody models them. They read as 0."""
+        return tuple(self._unmodelled)
+
     # ---- running
 
     def reset(self) -> None:
         """What the reset pin does: registers and peripherals start over, flash and RAM keep their contents."""
+        self._resets = 0
+        self._reset_loop = None
+        self._reset()
+
+    def _reset(self) -> None:
         self.serial.clear()
-        self._reset_requested = False
+        self._reset_requested = self._asleep = self._masked = False
+        self._slept = self._idle = 0
+        self._events_stale = True
         self._exceptions.reset()
         for peripheral in self._space.peripherals:
             peripheral.reset()
@@ -337,17 +433,20 @@ class Machine:
         return self._stop(reason)
 
     def step(self) -> Stop:
-        """Execute one instruction, or enter the exception that it raises. An IT block counts as one instruction."""
+        """Execute one instruction, or enter the exception that it raises. An IT block counts as one instruction.
+
+        Interrupts wait meanwhile, as in a debugger that masks them for its steps.
+        """
         self.cancel_stop()
+        self._asleep = False
         if self._reset_requested:
-            self.reset()
+            self._reset_by_firmware()
         reason = self._step() if self.lockup is None else None
         return self._stop(Reason.LOCKUP if self.lockup else reason or Reason.STEP)
 
     def request_stop(self) -> None:
         """Make run() return, or the next run() return at once. May be called on any thread."""
         self._stop_requested = True
-        self._stop_signal.set()
         self._counts.clear()
         self.serial.wake()
 
@@ -361,9 +460,19 @@ class Machine:
         """See system.Core."""
         return self.clock_source()
 
+    def time(self) -> int:
+        """See system.Core."""
+        return self.clock_source() + self._slept
+
+    def events_changed(self) -> None:
+        """See system.Core."""
+        self._events_stale = True
+        self._leave_at_next_block()
+
     def request_reset(self) -> None:
         """See system.Core."""
         self._reset_requested = True
+        self._reset_from = self._registers.read("pc")
         self._leave_at_next_block()
 
     def checks_changed(self) -> None:
@@ -401,12 +510,13 @@ class Machine:
         uc.hook_add(unicorn.UC_HOOK_EDGE_GENERATED, self._on_translation)
         # The counters have to know PC in the middle of a block. Unicorn sets it for the hook of a protected access.
         protected = unicorn.UC_HOOK_MEM_READ_PROT | unicorn.UC_HOOK_MEM_WRITE_PROT
-        for base in (DWT_BASE, SCS_BASE):
-            uc.mem_protect(base, 0x1000, unicorn.UC_PROT_NONE)
-            uc.hook_add(protected, self._on_protected, begin=base, end=base + 0xFFF)
+        for base, size in self._exact_pages:
+            uc.mem_protect(base, size, unicorn.UC_PROT_NONE)
+            uc.hook_add(protected, self._on_protected, begin=base, end=base + size - 1)
+        self.serial.on_fed = self._on_fed
 
     def _on_page(self, _uc: Any, page: int, access: int, entry: Any, _data: Any) -> bool:
-        permissions = self._space.permissions.get(page, 0)
+        permissions = self._space.permissions(page)
         if not permissions & _NEEDED[access]:
             if self._event is None:
                 self._event = _Refused(access, page)
@@ -437,6 +547,7 @@ class Machine:
         """Unicorn translates this block, perhaps again: what is known of code at its address is old."""
         self._counts.pop(block.pc, None)
         self._blocks.pop(block.pc, None)
+        self._unmasking.discard(block.pc)
 
     def _on_new_block(self, address: int, size: int) -> int | None:
         """See BlockCounter: the instructions of a block, or None to stop in front of it."""
@@ -448,8 +559,12 @@ class Machine:
             self._counts[address] = count
             if self._must_leave():
                 self._leave_at_next_block()
+                self._left = True
                 self._uc.emu_stop()
                 return None
+            if self._masked and address in self._unmasking:
+                self._interrupts_changed = True
+                self._leave_at_next_block()
             return count
         except BaseException as error:
             self._on_failure(error)
@@ -467,19 +582,50 @@ class Machine:
         memory = self._space.memory_at(address)
         if memory is not None:
             self._code_pages |= _pages(memory, address - memory.origin, size)
+        if any(kind is Kind.MASK for _, kind in found):
+            self._unmasking.add(address)
         guards = {address + offset for offset, kind in found if self._may_fault(kind)}
         if guards - self._guards and self._stepping is None:
             self._guards |= guards
             self._checks_stale = True
 
     def _must_leave(self) -> bool:
-        stale = self._checks_stale and self._stepping is None
-        return self._stop_requested or self._reset_requested or stale or self._event is not None
+        if self._stop_requested or self._reset_requested or self._event is not None:
+            return True
+        return self._stepping is None and (self._checks_stale or self._wants_attention())
+
+    def _wants_attention(self) -> bool:
+        """Whether there is something that _attend() has to do before the next block runs."""
+        if self._input_arrived or self._events_stale or self._counter.reached():
+            return True
+        if self._interrupts_changed:
+            self._interrupts_changed = False
+            self._masked = bool(self._nvic.pending) and not self._exceptions.interruptible()
+            return bool(self._nvic.pending) and not self._masked
+        return False
 
     def _leave_at_next_block(self) -> None:
         """Make the block hook look whether it has to stop. In the middle of a block, Unicorn's own stop would forget
         the results of the instruction."""
         self._counts.clear()
+
+    def _on_interrupts_changed(self) -> None:
+        """What is pending, enabled or urgent has changed."""
+        self._interrupts_changed = True
+        self._leave_at_next_block()
+
+    def _on_fed(self) -> None:
+        """Bytes have arrived; on the thread that sends them."""
+        if any(usart.listens for usart in self._usarts):
+            self._input_arrived = True
+            self._leave_at_next_block()
+
+    def _on_taken(self) -> None:
+        """A byte was taken in its interrupt, at whose end there is time enough to work out when the next one comes."""
+        self._events_stale = True
+
+    def _on_unmodelled(self, base: int) -> None:
+        _log.warning("no peripheral is modelled at %#010x: it reads as zero", base)
 
     def _on_poll(self) -> None:
         """The firmware has polled the serial line some times in vain."""
@@ -487,7 +633,7 @@ class Machine:
         distance, self._last_poll = executed - self._last_poll, executed
         if distance > _POLL_DISTANCE:
             return
-        if not self.blocking:
+        if not self.blocking or self._next_event is not None:
             self._event = self._event or _Waiting()
             self._leave_at_next_block()
         elif not self._stop_requested:
@@ -508,6 +654,8 @@ class Machine:
         """Whether an instruction of this kind may fault, as the core is set up now."""
         if kind is Kind.DIVIDE:
             return bool(self._system.ccr & CCR_DIV_0_TRP)
+        if kind is Kind.MASK:
+            return False
         return self._system.fpu_access != 3 or (kind is Kind.FLOAT_V5 and not self._has_float_v5)
 
     def _renew_checks(self) -> None:
@@ -538,6 +686,8 @@ class Machine:
         if not found or found[0][0]:
             return None  # code in RAM that has changed since
         kind = found[0][1]
+        if not self._may_fault(kind):
+            return None
         if kind is Kind.DIVIDE:
             zero = self._registers.numbered(decode.divisor(code)) == 0
             return Fault(Cfsr.DIVBYZERO) if zero and self._system.ccr & CCR_DIV_0_TRP else None
@@ -582,7 +732,6 @@ class Machine:
     def _take_stop_request(self) -> bool:
         requested = self._stop_requested
         self._stop_requested = False
-        self._stop_signal.clear()
         return requested
 
     def _run_interruptibly(self) -> Reason:
@@ -615,12 +764,102 @@ class Machine:
             if self._take_stop_request():
                 return Reason.REQUEST
             if self._reset_requested:
-                self.reset()
+                self._reset_by_firmware()
             if self.lockup:
                 return Reason.LOCKUP
-            reason = self._execute()
+            if self._reset_loop:
+                return Reason.RESET_LOOP
+            self._attend()
+            reason = self._rest() if self._asleep else self._execute()
             if reason is not None:
                 return reason
+
+    def _reset_by_firmware(self) -> None:
+        """Do the reset that the firmware asked for, unless that is all it does."""
+        self._resets = self._resets + 1 if self.serial.moved == self._moved_at_reset else 1
+        self._moved_at_reset = self.serial.moved
+        if self._resets < _RESETS_IN_A_LOOP:
+            self._reset()
+            return
+        self._reset_requested = False
+        self._reset_loop = (
+            f"the firmware resets itself again and again: {self._resets} times without a byte on the serial line,"
+            f" the last time at {self._reset_from:#010x}"
+        )
+
+    # ---- interrupts and time, between two runs of Unicorn
+
+    def _attend(self) -> None:
+        """Let timers and UARTs raise what is due, work out when the next event is, and take an interrupt."""
+        if self._input_arrived:
+            self._input_arrived = False
+            for usart in self._usarts:
+                usart.drive()
+        if self._events_stale or self._counter.reached():
+            self._events_stale = False
+            for timed in self._timed:
+                timed.advance()
+            events = [timed.next_event() for timed in self._timed]
+            self._next_event = min((event for event in events if event is not None), default=None)
+            self._limit_run()
+        self._masked = self._interrupts_changed = False
+        if self._nvic.pending:
+            if self._exceptions.interrupt():
+                self._asleep = False
+            self._masked = bool(self._nvic.pending)
+
+    def _limit_run(self) -> None:
+        """Stop at the next event. Instructions take one tick; with a cycle model, look again before it can be late."""
+        if self._next_event is None:
+            self._counter.limit(NO_LIMIT)
+            return
+        ticks = self._next_event - self.time()
+        if self.clock_source != self._count_instructions:
+            ticks //= _MOST_TICKS
+        self._counter.limit(self._counter.read()[0] + max(1, ticks))
+
+    def _rest(self) -> Reason | None:
+        """The core sleeps: wait for what wakes it, or go on to the next event. None: look whether it is awake now."""
+        if self._exceptions.wakes():
+            self._asleep = False
+            return None
+        if not self.blocking:
+            listening = any(usart.listens for usart in self._usarts)
+            if self._next_event is None or self._idle > _IDLE_SECONDS * self.board.clock_hz:
+                self._idle = 0
+                return Reason.INPUT if listening else Reason.SLEEP
+        elif self._wait(self.serial.wait_for_more):
+            return None
+        self._go_on_to_event()
+        return None
+
+    def _wait_for_input(self) -> None:
+        """The firmware polls for input in vain, and timers run: they go on while it waits."""
+        self._wait(self.serial.wait)
+        if not len(self.serial) and not self._stop_requested:
+            self._go_on_to_event()
+
+    def _wait(self, wait: Callable[[float | None], bool]) -> bool:
+        """Wait as long as it is to the next event, at the pace of the real clock. Whether it ended before that."""
+        self.serial.flush()
+        seconds = None if self._next_event is None else max(0, self._next_event - self.time()) / self.board.clock_hz
+        self._sleeping = True
+        try:
+            return wait(seconds) or self._next_event is None
+        finally:
+            self._sleeping = False
+
+    def _go_on_to_event(self) -> None:
+        if self._next_event is None:
+            return
+        ticks = max(0, self._next_event - self.time())
+        self._slept += ticks
+        self._idle = self._idle + ticks if self.serial.moved == self._moved_at_rest else 0
+        self._moved_at_rest = self.serial.moved
+        self._events_stale = True
+
+    def _count_instructions(self) -> int:
+        return self.instructions
 
     def _step(self) -> Reason | None:
         pc, xpsr = self._registers.read("pc"), self._registers.read("xpsr")
@@ -662,6 +901,7 @@ class Machine:
             self._uc.ctl_flush_tb()
         self._registers.accept_mode()
         self._event = None
+        self._left = False
         error: Exception | None = None
         start = self._registers.read("pc") | self._registers.thumb()
         self._running = True
@@ -710,7 +950,9 @@ class Machine:
                 self._uncount_from(at)
                 self._exceptions.fault(fault)
             case _Waiting():
-                return Reason.INPUT
+                if not self.blocking:
+                    return Reason.INPUT
+                self._wait_for_input()
             case None:
                 return self._settle_quiet_stop(pc, error)
         return None
@@ -726,18 +968,13 @@ class Machine:
 
     def _settle_quiet_stop(self, pc: int, error: Exception | None) -> Reason | None:
         """Unicorn stopped without an event: it was asked to, or is at a breakpoint, or WFI put the core to sleep."""
-        if self._stop_requested or self._reset_requested or self._checks_stale or self._stepping is not None:
+        if self._left or self._stepping is not None:
             return None
         if pc in self._breakpoints:
             return Reason.BREAKPOINT
         if error is not None:
             raise RuntimeError(f"Unicorn stopped at {pc:#010x}: {error}") from error
-        if not self.blocking:
-            return Reason.SLEEP
-        self.serial.flush()
-        self._sleeping = True
-        self._stop_signal.wait()
-        self._sleeping = False
+        self._asleep = True
         return None
 
     def _take_interrupt(self, number: int, pc: int) -> Reason | None:
@@ -747,6 +984,7 @@ class Machine:
         if number == _EXCP_EXCEPTION_EXIT:
             if self._registers.exception():
                 self._exceptions.leave(pc | 1)
+                self._asleep = self._system.sleeps_on_exit and not self._registers.exception()
             else:
                 self._exceptions.fault(Fault(Cfsr.IACCVIOL))
             return None
@@ -756,7 +994,7 @@ class Machine:
                 return Reason.BKPT
             self._exceptions.breakpoint()
         else:
-            known = {_EXCP_DATA_ABORT: Cfsr.UNALIGNED, _EXCP_NOCP: Cfsr.NOCP}
+            known = {_EXCP_DATA_ABORT: Cfsr.UNALIGNED, _EXCP_NOCP: Cfsr.NOCP, _EXCP_STKOF: Cfsr.STKOF}
             self._exceptions.fault(Fault(known.get(number, Cfsr.UNDEFINSTR)))
         return None
 

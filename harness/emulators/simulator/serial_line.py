@@ -12,16 +12,19 @@ class SerialLine:
 
     The machine's thread takes received bytes and transmits; feed(), wait() and wake() may be called on any thread.
     `transmit` is called with every byte that the firmware sends; by default `output` collects them. `flush` is called
-    when the firmware has nothing more to do than wait.
+    when the firmware has nothing more to do than wait, `on_fed` when bytes have arrived, on the thread that feeds.
+    moved: how many bytes the firmware has taken and sent.
     """
 
     def __init__(self) -> None:
         self.output = bytearray()
         self.transmit: Callable[[int], None] = self.output.append
         self.flush: Callable[[], None] = lambda: None
+        self.on_fed: Callable[[], None] = lambda: None
+        self.moved = 0
         self._received: deque[int] = deque()
         self._changed = threading.Condition()
-        self._woken = False
+        self._woken = self._fed = False
 
     def __len__(self) -> int:
         """How many received bytes the firmware has not taken yet."""
@@ -30,23 +33,42 @@ class SerialLine:
     def feed(self, data: bytes) -> None:
         """Bytes arrive at the chip. There is no baud rate and no overrun: they wait until the firmware takes them."""
         self._received.extend(data)
+        self.on_fed()
         with self._changed:
+            self._fed = True
             self._changed.notify_all()
 
     def take(self) -> int:
         """The oldest received byte, or 0 when there is none."""
+        self.moved += 1
         return self._received.popleft() if self._received else 0
+
+    def send(self, byte: int) -> None:
+        """The firmware sends a byte."""
+        self.moved += 1
+        self.transmit(byte)
 
     def clear(self) -> None:
         """Forget what was received: the chip was reset."""
         self._received.clear()
 
-    def wait(self, seconds: float) -> None:
-        """Returns when there is something to take, when wake() was called, or after `seconds`."""
+    def wait(self, seconds: float | None) -> bool:
+        """Returns when there is something to take, when wake() was called, or - False - after `seconds`."""
         with self._changed:
             if not self._received and not self._woken:
                 self._changed.wait(seconds)
+            changed = bool(self._received) or self._woken
             self._woken = False
+            return changed
+
+    def wait_for_more(self, seconds: float | None) -> bool:
+        """As wait(), but what waits to be taken already is no reason to return. False when `seconds` have passed."""
+        with self._changed:
+            if not self._fed and not self._woken:
+                self._changed.wait(seconds)
+            changed = self._fed or self._woken
+            self._fed = self._woken = False
+            return changed
 
     def wake(self) -> None:
         """End the wait that is going on, or the next one."""

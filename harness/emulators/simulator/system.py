@@ -1,7 +1,7 @@
 """The core's own registers: system control space (SCB, SysTick, NVIC, FPU, caches, debug) and the DWT's cycle counter.
 
-Armv7-M Architecture Reference Manual (DDI 0403E) chapters B3 and C1. No interrupt is ever taken and the MPU protects
-nothing: firmware that asks for either gets a line in the log. Debug halting is the GDB server's business.
+Armv7-M Architecture Reference Manual (DDI 0403E) chapters B3 and C1. The MPU protects nothing: firmware that sets it up
+gets a line in the log. Debug halting is the GDB server's business.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
+from harness.emulators.simulator import nvic
+from harness.emulators.simulator.nvic import Nvic
 from harness.emulators.simulator.peripherals import WORD, Peripheral
+from harness.emulators.simulator.timers import SysTick
 
 _log = logging.getLogger(__name__)
 
@@ -22,18 +25,23 @@ class Offset:
 
     ICTR, ACTLR = 0x004, 0x008
     SYST_CSR, SYST_RVR, SYST_CVR, SYST_CALIB = 0x010, 0x014, 0x018, 0x01C
-    NVIC_ISER, NVIC_ICER, NVIC_ISPR = 0x100, 0x180, 0x200
     CPUID, ICSR, VTOR, AIRCR, SCR, CCR = 0xD00, 0xD04, 0xD08, 0xD0C, 0xD10, 0xD14
     SHPR1, SHPR2, SHPR3, SHCSR = 0xD18, 0xD1C, 0xD20, 0xD24
     CFSR, HFSR, DFSR, MMFAR, BFAR = 0xD28, 0xD2C, 0xD30, 0xD34, 0xD38
     CLIDR, CTR, CCSIDR, CSSELR, CPACR = 0xD78, 0xD7C, 0xD80, 0xD84, 0xD88
     MPU_TYPE, MPU_CTRL, DHCSR, DEMCR = 0xD90, 0xD94, 0xDF0, 0xDFC
-    FPCCR, MVFR0, MVFR1, MVFR2 = 0xF34, 0xF40, 0xF44, 0xF48
+    FPCCR, FPCAR, MVFR0, MVFR1, MVFR2 = 0xF34, 0xF38, 0xF40, 0xF44, 0xF48
 
 
-_NVIC_SIZE = 0x40
 AIRCR_KEY, AIRCR_KEY_READ = 0x05FA, 0xFA05
 AIRCR_SYSRESETREQ = 1 << 2
+AIRCR_PRIGROUP = 7 << 8
+ICSR_NMIPENDSET, ICSR_PENDSVSET, ICSR_PENDSVCLR = 1 << 31, 1 << 28, 1 << 27
+ICSR_PENDSTSET, ICSR_PENDSTCLR, ICSR_ISRPENDING, ICSR_RETTOBASE = 1 << 26, 1 << 25, 1 << 22, 1 << 11
+# ICSR's bits for what is pending of the core's own.
+_ICSR_PENDING = ((ICSR_NMIPENDSET, nvic.NMI), (ICSR_PENDSVSET, nvic.PENDSV), (ICSR_PENDSTSET, nvic.SYSTICK))
+SCR_SLEEPONEXIT = 1 << 1
+FPCCR_ASPEN, FPCCR_LSPEN, FPCCR_LSPACT = 1 << 31, 1 << 30, 1 << 0
 CCR_UNALIGN_TRP, CCR_DIV_0_TRP, CCR_STKALIGN, CCR_BP = 1 << 3, 1 << 4, 1 << 9, 1 << 18
 DEMCR_TRCENA = 1 << 24
 DHCSR_DEBUGEN, DHCSR_REGRDY, DHCSR_HALT, DHCSR_SLEEP, DHCSR_LOCKUP = 1 << 0, 1 << 16, 1 << 17, 1 << 18, 1 << 19
@@ -50,15 +58,19 @@ _IDS = {
 }  # fmt: skip
 
 
-def _within(offset: int, first: int) -> bool:
-    return first <= offset < first + _NVIC_SIZE
-
-
 class Core(Protocol):
     """What the system registers need of the machine."""
 
     def clock(self) -> int:
-        """The time in clock ticks, for SysTick and the cycle counter."""
+        """What the cycle counter counts: ticks of the core's clock, which stands still while the core sleeps."""
+        ...
+
+    def time(self) -> int:
+        """What timers count: ticks of the core's clock, sleep included."""
+        ...
+
+    def events_changed(self) -> None:
+        """The next time that a timer interrupts may have moved."""
         ...
 
     def request_reset(self) -> None:
@@ -79,12 +91,14 @@ class Core(Protocol):
 
 
 class SystemControl(Peripheral):
-    """The system control space. Fault status is kept here, and written by faults.py."""
+    """The system control space. Fault status is kept here, and written by exceptions.py."""
 
     def __init__(
-        self, core: Core, *, cpuid: int, fpu: str | None, caches: tuple[int, int] | None, vectors: int
+        self, core: Core, nvic: Nvic, *, cpuid: int, fpu: str | None, caches: tuple[int, int] | None, vectors: int
     ) -> None:
         """caches: CCSIDR of the data and the instruction cache. vectors: VTOR after reset."""
+        self.nvic = nvic
+        self.systick = SysTick(core.time, self._on_systick, core.events_changed)
         self._core = core
         self._vectors = vectors
         self._has_fpu = fpu is not None
@@ -95,53 +109,63 @@ class SystemControl(Peripheral):
         if caches:
             self._constants |= {Offset.CLIDR: 0x0900_0003, Offset.CTR: 0x8303_C003}
         self._warned: set[str] = set()
-        self.active: set[int] = set()
         self.vtor = vectors
         self.ccr = self.shcsr_enables = self.cfsr = self.hfsr = self.mmfar = self.bfar = self.cpacr = self.demcr = 0
-        self.priorities = bytearray(12)
         self._words: dict[int, int] = {}
-        self._systick_since = 0
-        self._systick_wraps = 0
         self.reset()
 
     def reset(self) -> None:
         """See Peripheral."""
-        self.active.clear()
+        self.nvic.reset()
+        self.systick.reset()
         self.vtor = self._vectors
         self.ccr = CCR_STKALIGN | (CCR_BP if self._caches else 0)
         self.shcsr_enables = self.cfsr = self.hfsr = self.mmfar = self.bfar = self.cpacr = 0
-        self.priorities[:] = bytes(12)
-        self._words = {Offset.FPCCR: 0xC000_0000 if self._has_fpu else 0}
-        self._systick_since = self._systick_wraps = 0
+        self._words = {Offset.FPCCR: FPCCR_ASPEN | FPCCR_LSPEN if self._has_fpu else 0}
 
     @property
     def fpu_access(self) -> int:
         """CPACR's field of the FPU: 0 none, 1 privileged code only, 3 all; always 0 without an FPU."""
         return self.cpacr >> 20 & 3
 
-    def priority(self, exception: int) -> int:
-        """Configured priority of exceptions 4 to 15; fixed ones are negative."""
-        return exception - 4 if exception < 4 else self.priorities[exception - 4]
+    @property
+    def stacks_float(self) -> bool:
+        """Whether exception entry saves the floating-point registers that are in use: FPCCR.ASPEN."""
+        return bool(self._words[Offset.FPCCR] & FPCCR_ASPEN)
+
+    def note_float_frame(self, address: int | None) -> None:
+        """A floating-point frame was made at `address`; None: one was left."""
+        lazy = address is not None and self._words[Offset.FPCCR] & FPCCR_LSPEN
+        self._words[Offset.FPCCR] = self._words[Offset.FPCCR] & ~FPCCR_LSPACT | (FPCCR_LSPACT if lazy else 0)
+        if address is not None:
+            self._words[Offset.FPCAR] = address
+
+    @property
+    def sleeps_on_exit(self) -> bool:
+        """Whether the core sleeps when it returns to thread mode: SCR.SLEEPONEXIT."""
+        return bool(self._words.get(Offset.SCR, 0) & SCR_SLEEPONEXIT)
 
     def read(self, offset: int) -> int:
         """See Peripheral."""
         if offset in self._constants:
             return self._constants[offset]
         match offset:
-            case Offset.SYST_CSR:  # COUNTFLAG since the last read
-                return self._systick_status()
+            case Offset.SYST_CSR:
+                return self.systick.control
+            case Offset.SYST_RVR:
+                return self.systick.reload
             case Offset.SYST_CVR:
-                return self._systick_value()
-            case Offset.ICSR:  # VECTACTIVE, RETTOBASE
-                return self._vector_active() | (1 << 11 if len(self.active) <= 1 else 0)
+                return self.systick.value
+            case Offset.ICSR:
+                return self._interrupt_state()
             case Offset.VTOR:
                 return self.vtor
             case Offset.AIRCR:
-                return AIRCR_KEY_READ << 16 | self._words.get(offset, 0) & 0x700
+                return AIRCR_KEY_READ << 16 | self.nvic.prigroup << 8
             case Offset.CCR:
                 return self.ccr
             case Offset.SHPR1 | Offset.SHPR2 | Offset.SHPR3:
-                return int.from_bytes(self.priorities[offset - Offset.SHPR1 : offset - Offset.SHPR1 + 4], "little")
+                return self.nvic.read_priorities(4 + offset - Offset.SHPR1)
             case Offset.SHCSR:
                 return self.shcsr_enables | self._active_bits()
             case Offset.CFSR:
@@ -161,8 +185,8 @@ class SystemControl(Peripheral):
                 return self._core.debug_status()
             case Offset.DEMCR:
                 return self.demcr
-        if _within(offset, Offset.NVIC_ICER):
-            offset -= Offset.NVIC_ICER - Offset.NVIC_ISER
+        if any(offset in place for place in nvic.REGISTERS):
+            return self.nvic.read(offset)
         return self._words.get(offset, 0)
 
     def write(self, offset: int, value: int, mask: int) -> None:
@@ -171,18 +195,22 @@ class SystemControl(Peripheral):
         if offset in self._constants:
             return
         match offset:
-            case Offset.SYST_CVR:  # any write clears it
-                self._systick_since = self._core.clock()
-                self._systick_wraps = 0
+            case Offset.SYST_CSR:
+                self.systick.control = value
+            case Offset.SYST_RVR:
+                self.systick.reload = value
+            case Offset.SYST_CVR:
+                self.systick.clear()
+            case Offset.ICSR:
+                self._write_icsr(value)
             case Offset.VTOR:
                 self.vtor = (self.vtor & ~mask | value) & ~0x7F
             case Offset.AIRCR:
                 self._write_aircr(value)
             case Offset.CCR:
                 self._write_ccr(self.ccr & ~mask | value)
-            case Offset.SHPR1 | Offset.SHPR2 | Offset.SHPR3:  # four priority bits
-                word = (self.read(offset) & ~mask | value) & 0xF0F0_F0F0
-                self.priorities[offset - Offset.SHPR1 : offset - Offset.SHPR1 + 4] = word.to_bytes(4, "little")
+            case Offset.SHPR1 | Offset.SHPR2 | Offset.SHPR3:
+                self.nvic.write_priorities(4 + offset - Offset.SHPR1, value, mask)
             case Offset.SHCSR:
                 self.shcsr_enables = (self.shcsr_enables & ~mask | value) & 0x7_0000
             case Offset.CFSR:
@@ -204,28 +232,17 @@ class SystemControl(Peripheral):
                 self._write_word(offset, value, mask)
 
     def _write_word(self, offset: int, value: int, mask: int) -> None:
-        if _within(offset, Offset.NVIC_ISER) or _within(offset, Offset.NVIC_ISPR):
-            if value:
-                self._warn("interrupts are not modelled: an enabled or pending one is never taken")
-            self._words[offset] = self._words.get(offset, 0) | value
-            return
-        if _within(offset, Offset.NVIC_ICER):
-            enable = offset - (Offset.NVIC_ICER - Offset.NVIC_ISER)
-            self._words[enable] = self._words.get(enable, 0) & ~value
+        if any(offset in place for place in nvic.REGISTERS):
+            self.nvic.write(offset, value, mask)
             return
         if offset == Offset.MPU_CTRL and value & 1:
             self._warn("the MPU is not modelled: it protects nothing")
-        if offset == Offset.SYST_CSR:
-            if value & 2:
-                self._warn("interrupts are not modelled: SysTick counts, but its exception is never taken")
-            self._systick_since = self._core.clock()
-            self._systick_wraps = 0
         self._words[offset] = self._words.get(offset, 0) & ~mask | value
 
     def _write_aircr(self, value: int) -> None:
         if value >> 16 != AIRCR_KEY:
             return
-        self._words[Offset.AIRCR] = value & 0x700
+        self.nvic.prigroup = (value & AIRCR_PRIGROUP) >> 8
         if value & AIRCR_SYSRESETREQ:
             self._core.request_reset()
 
@@ -235,37 +252,37 @@ class SystemControl(Peripheral):
         if changed & (CCR_UNALIGN_TRP | CCR_DIV_0_TRP):
             self._core.checks_changed()
 
-    def _vector_active(self) -> int:
-        return min(self.active, key=self.priority, default=0)
+    def _write_icsr(self, value: int) -> None:
+        for bit, exception in _ICSR_PENDING:
+            if value & bit:
+                self.nvic.pend(exception)
+        for bit, exception in ((ICSR_PENDSVCLR, nvic.PENDSV), (ICSR_PENDSTCLR, nvic.SYSTICK)):
+            if value & bit:
+                self.nvic.pending.discard(exception)
+
+    def _interrupt_state(self) -> int:
+        """ICSR: VECTACTIVE, RETTOBASE, VECTPENDING, ISRPENDING and what is pending of the core's own."""
+        controller = self.nvic
+        state = min(controller.active, key=controller.priority, default=0)
+        state |= ICSR_RETTOBASE if len(controller.active) <= 1 else 0
+        first = controller.next()
+        state |= first[0] << 12 if first is not None else 0
+        state |= ICSR_ISRPENDING if any(one >= nvic.FIRST_LINE for one in controller.pending) else 0
+        for bit, exception in _ICSR_PENDING:
+            state |= bit if exception in controller.pending else 0
+        return state
 
     def _active_bits(self) -> int:
-        bits = {4: 0, 5: 1, 6: 3, 11: 7}
-        return sum(1 << bits[number] for number in self.active if number in bits)
+        bits = {4: 0, 5: 1, 6: 3, 11: 7, 14: 10, 15: 11}
+        return sum(1 << bits[number] for number in self.nvic.active if number in bits)
+
+    def _on_systick(self) -> None:
+        self.nvic.pend(nvic.SYSTICK)
 
     def _warn(self, text: str) -> None:
         if text not in self._warned:
             self._warned.add(text)
             _log.warning(text)
-
-    def _systick_elapsed(self) -> tuple[int, int] | None:
-        """(ticks since it was cleared or set up, period); None while it does not count."""
-        control, reload = self._words.get(Offset.SYST_CSR, 0), self._words.get(Offset.SYST_RVR, 0) & 0xFF_FFFF
-        if not control & 1 or not reload:
-            return None
-        elapsed = self._core.clock() - self._systick_since
-        return (elapsed if control & 4 else elapsed // 8), reload + 1
-
-    def _systick_value(self) -> int:
-        state = self._systick_elapsed()
-        return -state[0] % state[1] if state else 0
-
-    def _systick_status(self) -> int:
-        control = self._words.get(Offset.SYST_CSR, 0) & 7
-        state = self._systick_elapsed()
-        wraps = state[0] // state[1] if state else 0
-        flag = wraps > self._systick_wraps
-        self._systick_wraps = wraps
-        return control | (1 << 16 if flag else 0)
 
 
 class Dwt(Peripheral):
