@@ -48,6 +48,13 @@
 #define NN_UNROLL _Pragma("GCC unroll 4")
 #endif
 
+/* The same for up to sixteen turns. */
+#if defined(__clang__)
+#define NN_UNROLL_LONG _Pragma("unroll")
+#else
+#define NN_UNROLL_LONG _Pragma("GCC unroll 16")
+#endif
+
 /* Sections by which a linker map tells weights and activations from code. AddressSanitizer cannot guard objects in
  * sections of their own, so that its builds do without. */
 #if defined(__SANITIZE_ADDRESS__)

@@ -12,6 +12,7 @@ from harness.ops.base import Array, Operator, Requantization, Shape, exact_float
 from harness.ops.conv2d_f32_groups import GroupsConv2dF32
 from harness.ops.conv2d_gray import GrayConv2d
 from harness.ops.conv2d_pairs import PairsConv2d
+from harness.ops.conv2d_tile import TileConv2d
 from harness.ops.lowering import (
     Constant,
     Cost,
@@ -70,7 +71,7 @@ class Conv2d(Operator):
     @property
     def forms(self) -> tuple[Form[Any], ...]:
         if self.integer:
-            return GrayConv2d(), PairsConv2d(), PlainConv2d()
+            return GrayConv2d(), PairsConv2d(), TileConv2d(), PlainConv2d()
         return GroupsConv2dF32(), PlainConv2dF32()
 
     @property

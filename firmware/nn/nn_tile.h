@@ -1,0 +1,335 @@
+/* Inner products of two pixels with four filters at a time, two multiplications per instruction, on activations that
+ * are multiplied as the bytes they are.
+ *
+ * The trick: in a word of activations x0..x3 the odd ones are stored ^ 0x80. Its halfwords are then, as signed numbers,
+ * x0 + 256 (x1 - 128) and x2 + 256 (x3 - 128), so that the word itself is an operand of SMLAD, and one SXTB16 gives the
+ * other one, (x1 - 128, x3 - 128). With weights e = (w0, w2) and o = (w1 - 256 w0, w3 - 256 w2),
+ *     word * e + sxtb16(word ror 8) * o = w0 x0 + w1 x1 + w2 x2 + w3 x3 - 128 (w1 + w3):
+ * the last term is part of the bias. All of e and o fit in 16 bits where even weights are at least -127.
+ *
+ * A tile is the weights of four filters: per word of activations e of each filter, then o of each filter (eight words).
+ * Activations are pairs of words, one of each pixel. 23 instructions make 32 products; fourteen registers are all there
+ * are, so that the parameters of the loop lie on the stack.
+ *
+ * In flash, weights of four filters are packed so that unpacking is little work:
+ *     8 bits: per filter a word, o as it is; e is (sxtb16(o) - o) / 256.
+ *     4 bits: two words; byte j of a filter's nibbles is w1 + 8, 7 - w0, w3 + 8, 7 - w2; two filters per word.
+ *     2 bits: one word; likewise w1 + 2, 1 - w0, w3 + 2, 1 - w2; four filters per word.
+ */
+#ifndef NN_TILE_H
+#define NN_TILE_H
+
+#include "nn_base.h"
+
+/* What one pass computes: outputs of four filters at pairs of pixels. Assembly knows this record's layout.
+ *
+ * x: the first pair's words; x_end: where x is after the last pair. output: of the first pixel; the second one's is
+ * `distance` bytes further; the next pair's output_step bytes. zero_points: the output's zero point in both halves.
+ * Where a pair's words lie in runs, one run takes run_bytes of the tile, from the end of a run to the next are `skip`
+ * bytes, and from a pair to the next x_step bytes. */
+typedef struct {
+    const nn_word *x;
+    const nn_word *tile;
+    const int32_t *bias;
+    const int32_t *multipliers;
+    void *output;
+    uint32_t distance;
+    uint32_t output_step;
+    const nn_word *x_end;
+    const nn_word *tile_end;
+    uint32_t zero_points;
+    uint32_t run_bytes;
+    uint32_t skip;
+    uint32_t x_step;
+} nn_tile_pass;
+
+/* How a pass is made. unroll: words per turn of the loop, of which a run has a multiple. turns: whether there is more
+ * than one turn. runs: whether a pair's words lie in runs; if not, all pairs follow each other. centred: whether there
+ * is a zero point. bits: of the outputs, one byte each for 8, packed for 4 and 2; 0: the eight sums as they are, of one
+ * pair only, filter by filter of the first pixel, then of the second. */
+typedef struct {
+    uint32_t unroll;
+    bool turns, runs, centred;
+    uint32_t bits;
+} nn_tile_kind;
+
+#if NN_DSP
+#define NN_TILE_FOUR(a, b, c, d)                \
+    "ldrd r4, r5, [r1], #8\n\t"                    \
+    "smlad " a ", r2, r4, " a "\n\t"               \
+    "smlad " c ", r3, r4, " c "\n\t"               \
+    "smlad " b ", r2, r5, " b "\n\t"               \
+    "smlad " d ", r3, r5, " d "\n\t"
+#define NN_TILE_HALF                               \
+    NN_TILE_FOUR("r6", "r7", "r10", "r11")      \
+    NN_TILE_FOUR("r8", "r9", "r12", "lr")
+#define NN_TILE_WORD                               \
+    "ldrd r2, r3, [r0], #8\n\t" NN_TILE_HALF       \
+    "sxtb16 r2, r2, ror #8\n\t"                    \
+    "sxtb16 r3, r3, ror #8\n\t" NN_TILE_HALF
+/* Two pixels' requantised sums of four filters, as words of four elements in r6 and r10. Rounded results lie in
+ * [-32768, 32767]: the exporter proves it. */
+#define NN_TILE_ROUND                              \
+    "ldm r1, {r2, r3, r4, r5}\n\t"                 \
+    "smmulr r6, r6, r2\n\t"                        \
+    "smmulr r10, r10, r2\n\t"                      \
+    "smmulr r7, r7, r3\n\t"                        \
+    "smmulr r11, r11, r3\n\t"                      \
+    "smmulr r8, r8, r4\n\t"                        \
+    "smmulr r12, r12, r4\n\t"                      \
+    "smmulr r9, r9, r5\n\t"                        \
+    "smmulr lr, lr, r5\n\t"                        \
+    "pkhbt r6, r6, r8, lsl #16\n\t"                \
+    "pkhbt r7, r7, r9, lsl #16\n\t"                \
+    "pkhbt r10, r10, r12, lsl #16\n\t"             \
+    "pkhbt r11, r11, lr, lsl #16\n\t"              \
+    ".if %c[centred]\n\t"                          \
+    "ldr r2, [sp, #36]\n\t"                        \
+    "sadd16 r6, r6, r2\n\t"                        \
+    "sadd16 r7, r7, r2\n\t"                        \
+    "sadd16 r10, r10, r2\n\t"                      \
+    "sadd16 r11, r11, r2\n\t"                      \
+    ".endif\n\t"                                   \
+    "usat16 r6, #%c[bits], r6\n\t"                  \
+    "usat16 r7, #%c[bits], r7\n\t"                  \
+    "usat16 r10, #%c[bits], r10\n\t"                \
+    "usat16 r11, #%c[bits], r11\n\t"                \
+    "orr r6, r6, r7, lsl #%c[bits]\n\t"             \
+    "orr r10, r10, r11, lsl #%c[bits]\n\t"
+#define NN_TILE_STORE                              \
+    ".if %c[bits] == 8\n\t"                        \
+    "str r6, [r1]\n\t"                             \
+    "str r10, [r1, r2]\n\t"                        \
+    ".elseif %c[bits] == 4\n\t"                    \
+    "orr r6, r6, r6, lsr #8\n\t"                   \
+    "orr r10, r10, r10, lsr #8\n\t"                \
+    "strh r6, [r1]\n\t"                            \
+    "strh r10, [r1, r2]\n\t"                       \
+    ".else\n\t"                                    \
+    "orr r6, r6, r6, lsr #12\n\t"                  \
+    "orr r10, r10, r10, lsr #12\n\t"               \
+    "strb r6, [r1]\n\t"                            \
+    "strb r10, [r1, r2]\n\t"                       \
+    ".endif\n\t"
+#else
+/* The products of one word of activations with one filter's weights at `tile`. */
+NN_INLINE uint32_t nn_tile_products(uint32_t word, const nn_word *tile)
+{
+    uint32_t sum = 0;
+    for (uint32_t half = 0; half < 32; half += 16) {
+        sum += (uint32_t)((int16_t)(word >> half) * (int16_t)(tile[0] >> half));
+        sum += (uint32_t)((int8_t)(word >> (half + 8u)) * (int16_t)(tile[4] >> half));
+    }
+    return sum;
+}
+
+/* One output into its place: `filter` of four at `output`, with 8, 4 or 2 bits. */
+NN_INLINE void nn_tile_put(void *output, uint32_t filter, uint32_t bits, int32_t value)
+{
+    uint8_t *const byte = (uint8_t *)output + filter * bits / 8u;
+    const uint32_t shift = filter * bits % 8u;
+    const uint32_t kept = shift ? *byte & ((1u << shift) - 1u) : 0u;
+    *byte = (uint8_t)(kept | (uint32_t)value << shift);
+}
+#endif
+
+NN_INLINE void nn_tile_run(const nn_tile_pass *pass, nn_tile_kind kind)
+{
+#if NN_DSP
+    register const nn_tile_pass *parameters __asm__("r0") = pass;
+    __asm__ volatile(
+        /* The parameters, and at 52 the end of the current run in the tile. */
+        "sub sp, #56\n\t"
+        "ldm r0!, {r1, r2, r3, r4, r5, r6, r7}\n\t"
+        "stm sp, {r1, r2, r3, r4, r5, r6, r7}\n\t"
+        "ldm r0, {r2, r3, r4, r5, r6, r7}\n\t"
+        "add r0, sp, #28\n\t"
+        "stm r0, {r2, r3, r4, r5, r6, r7}\n\t"
+        "mov r0, r1\n"
+        "1:\n\t"
+        "ldrd r1, r2, [sp, #4]\n\t"
+        ".if %c[runs]\n\t"
+        "ldr r3, [sp, #40]\n\t"
+        "ldr r0, [sp]\n\t"
+        "add r3, r3, r1\n\t"
+        "str r3, [sp, #52]\n\t"
+        ".endif\n\t"
+        "ldm r2, {r6, r7, r8, r9}\n\t"
+        "ldm r2, {r10, r11, r12, lr}\n"
+        "2:\n\t"
+        ".rept %c[unroll]\n\t" NN_TILE_WORD ".endr\n\t"
+        ".if %c[runs]\n\t"
+        "ldr r2, [sp, #52]\n\t"
+        ".elseif %c[turns]\n\t"
+        "ldr r2, [sp, #32]\n\t"
+        ".endif\n\t"
+        ".if %c[turns]\n\t"
+        "cmp r1, r2\n\t"
+        "bne 2b\n\t"
+        ".endif\n\t"
+        ".if %c[runs]\n\t"
+        "ldrd r3, r4, [sp, #40]\n\t"
+        "ldr r5, [sp, #32]\n\t"
+        "add r2, r2, r3\n\t"
+        "add r0, r0, r4\n\t"
+        "str r2, [sp, #52]\n\t"
+        "cmp r1, r5\n\t"
+        "bne 2b\n\t"
+        ".endif\n\t"
+        ".if %c[bits] == 0\n\t"
+        "ldr r0, [sp, #16]\n\t"
+        "stm r0, {r6, r7, r8, r9, r10, r11, r12, lr}\n\t"
+        ".else\n\t"
+        "ldr r1, [sp, #12]\n\t" NN_TILE_ROUND
+        "ldrd r1, r2, [sp, #16]\n\t" NN_TILE_STORE
+        "ldrd r3, r4, [sp, #24]\n\t"
+        ".if %c[runs]\n\t"
+        "ldr r0, [sp]\n\t"
+        "ldr r5, [sp, #48]\n\t"
+        "add r0, r0, r5\n\t"
+        "str r0, [sp]\n\t"
+        ".endif\n\t"
+        "add r1, r1, r3\n\t"
+        "str r1, [sp, #16]\n\t"
+        "cmp r0, r4\n\t"
+        "bne 1b\n\t"
+        ".endif\n\t"
+        "add sp, #56"
+        : "+r"(parameters)
+        : [unroll] "i"(kind.unroll), [turns] "i"(kind.turns), [runs] "i"(kind.runs), [centred] "i"(kind.centred), [bits] "i"(kind.bits)
+        : "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");
+#else
+    const uintptr_t tile_bytes = (uintptr_t)pass->tile_end - (uintptr_t)pass->tile;
+    const uintptr_t run_bytes = kind.runs ? pass->run_bytes : tile_bytes;
+    const uintptr_t x_step = kind.runs ? pass->x_step : tile_bytes / 4u;
+    const uintptr_t pairs = ((uintptr_t)pass->x_end - (uintptr_t)pass->x) / x_step;
+    for (uint32_t pair = 0; pair < pairs; pair++) {
+        const nn_word *x = (const nn_word *)((uintptr_t)pass->x + pair * x_step);
+        uint8_t *const output = (uint8_t *)pass->output + pair * pass->output_step;
+        uint32_t sums[2][4];
+        for (uint32_t filter = 0; filter < 4; filter++) {
+            sums[0][filter] = sums[1][filter] = (uint32_t)pass->bias[filter];
+        }
+        for (const nn_word *tile = pass->tile; tile != pass->tile_end;) {
+            const nn_word *const end = (const nn_word *)((uintptr_t)tile + run_bytes);
+            for (; tile != end; tile += 8, x += 2) {
+                for (uint32_t filter = 0; filter < 4; filter++) {
+                    sums[0][filter] += nn_tile_products(x[0], tile + filter);
+                    sums[1][filter] += nn_tile_products(x[1], tile + filter);
+                }
+            }
+            x = (const nn_word *)((uintptr_t)x + (kind.runs ? pass->skip : 0u));
+        }
+        for (uint32_t pixel = 0; pixel < 2; pixel++) {
+            for (uint32_t filter = 0; filter < 4; filter++) {
+                const int64_t sum = (int32_t)sums[pixel][filter];
+                if (kind.bits == 0) {
+                    ((int32_t *)pass->output)[4u * pixel + filter] = (int32_t)sum;
+                    continue;
+                }
+                const int64_t rounded = (sum * pass->multipliers[filter] + ((int64_t)1 << 31)) >> 32;
+                const int16_t zero_point = kind.centred ? (int16_t)pass->zero_points : 0;
+                nn_tile_put(output + pixel * pass->distance, filter, kind.bits,
+                            nn_clamp(rounded + zero_point, kind.bits));
+            }
+        }
+    }
+#endif
+}
+
+/* `words` words' worth of packed weights (8 bits) of four filters into `tile`. */
+NN_INLINE void nn_tile_unpack_8(const uint32_t *packed, nn_word *tile, uint32_t words)
+{
+    const nn_word *const end = tile + 8u * words;
+    do {
+#if NN_DSP
+        __asm__("ldm %[packed]!, {r4, r5, r6, r8}\n\t"
+                "sxtb16 r9, r4\n\t"
+                "sxtb16 r10, r5\n\t"
+                "sxtb16 r11, r6\n\t"
+                "sxtb16 r12, r8\n\t"
+                "ssub16 r9, r9, r4\n\t"
+                "ssub16 r10, r10, r5\n\t"
+                "ssub16 r11, r11, r6\n\t"
+                "ssub16 r12, r12, r8\n\t"
+                "sxtb16 r9, r9, ror #8\n\t"
+                "sxtb16 r10, r10, ror #8\n\t"
+                "sxtb16 r11, r11, ror #8\n\t"
+                "sxtb16 r12, r12, ror #8\n\t"
+                "stm %[tile]!, {r9, r10, r11, r12}\n\t"
+                "stm %[tile]!, {r4, r5, r6, r8}"
+                : [packed] "+r"(packed), [tile] "+r"(tile)
+                :
+                : "r4", "r5", "r6", "r8", "r9", "r10", "r11", "r12", "memory");
+#else
+        for (uint32_t filter = 0; filter < 4; filter++, tile++) {
+            const uint32_t odd = *packed++;
+            tile[0] = tile[4] = 0;
+            for (uint32_t half = 0; half < 32; half += 16) {
+                const int32_t difference = (int8_t)(odd >> half) - (int16_t)(odd >> half);
+                tile[0] |= ((uint32_t)(difference / 256) & 0xFFFFu) << half;
+            }
+            tile[4] = odd;
+        }
+        tile += 4;
+#endif
+    } while (tile != end);
+}
+
+/* The same for weights of 4 and 2 bits. */
+NN_INLINE void nn_tile_unpack_packed(const uint32_t *packed, nn_word *tile, uint32_t words, uint32_t bits)
+{
+    const nn_word *const end = tile + 8u * words;
+    /* o + highest_odd + 256 highest is a byte pair of the packed word; highest - e its upper byte. */
+    const uint32_t highest = (1u << (bits - 1u)) - 1u;
+    const uint32_t mask = ((1u << bits) - 1u) * 0x01010101u;
+    const uint32_t evens = highest * 0x00010001u, odds = (256u * highest + highest + 1u) * 0x00010001u;
+    do {
+#if NN_DSP
+        __asm__(".if %c[bits] == 4\n\t"
+                "ldrd r4, r6, [%[packed]], #8\n\t"
+                "and r5, %[mask], r4, lsr #4\n\t"
+                "and r8, %[mask], r6, lsr #4\n\t"
+                "and r4, %[mask], r4\n\t"
+                "and r6, %[mask], r6\n\t"
+                ".else\n\t"
+                "ldr r4, [%[packed]], #4\n\t"
+                "and r5, %[mask], r4, lsr #2\n\t"
+                "and r6, %[mask], r4, lsr #4\n\t"
+                "and r8, %[mask], r4, lsr #6\n\t"
+                "and r4, %[mask], r4\n\t"
+                ".endif\n\t"
+                "uxtb16 r9, r4, ror #8\n\t"
+                "uxtb16 r10, r5, ror #8\n\t"
+                "uxtb16 r11, r6, ror #8\n\t"
+                "uxtb16 r12, r8, ror #8\n\t"
+                "ssub16 r9, %[evens], r9\n\t"
+                "ssub16 r10, %[evens], r10\n\t"
+                "ssub16 r11, %[evens], r11\n\t"
+                "ssub16 r12, %[evens], r12\n\t"
+                "ssub16 r4, r4, %[odds]\n\t"
+                "ssub16 r5, r5, %[odds]\n\t"
+                "ssub16 r6, r6, %[odds]\n\t"
+                "ssub16 r8, r8, %[odds]\n\t"
+                "stm %[tile]!, {r9, r10, r11, r12}\n\t"
+                "stm %[tile]!, {r4, r5, r6, r8}"
+                : [packed] "+r"(packed), [tile] "+r"(tile)
+                : [mask] "r"(mask), [evens] "r"(evens), [odds] "r"(odds), [bits] "i"(bits)
+                : "r4", "r5", "r6", "r8", "r9", "r10", "r11", "r12", "memory");
+#else
+        for (uint32_t filter = 0; filter < 4; filter++, tile++) {
+            const uint32_t pair = (packed[filter * bits / 8u] >> (filter * bits % 8u)) & mask;
+            tile[0] = tile[4] = 0;
+            for (uint32_t half = 0; half < 32; half += 16) {
+                const uint32_t even = (evens >> half) - ((pair >> (half + 8u)) & 0xFFu);
+                tile[0] |= (even & 0xFFFFu) << half;
+                tile[4] |= (((pair >> half) - (odds >> half)) & 0xFFFFu) << half;
+            }
+        }
+        packed += bits / 2u;
+        tile += 4;
+#endif
+    } while (tile != end);
+}
+
+#endif

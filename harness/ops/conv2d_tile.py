@@ -1,0 +1,184 @@
+"""Convolution by tiles of two pixels and four filters (nn_conv2d_tile.h): activations are multiplied as bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.ops import tile
+from harness.ops.lowering import (
+    Constant,
+    Cost,
+    Form,
+    Lowering,
+    Reference,
+    Site,
+    Storage,
+    requantization_constants,
+)
+
+if TYPE_CHECKING:
+    from harness.ops.base import Array
+    from harness.ops.conv2d import Conv2d
+
+# Pixels that an unpacked tile serves at least, where the image has them: unpacking is then little of the work.
+_PIXELS = 64
+
+# Padding a run to more words makes it divisible by an unrolled loop; more zeros than this do not pay.
+_LONGEST_UNROLL = 8
+
+
+@dataclass(frozen=True)
+class _View:
+    """How a block lies in scratch (nn_conv2d_tile.h). words: of one output. run: of one run. block: as in C.
+
+    block_bytes: what passes read. window_bytes: what patches are made of.
+    """
+
+    name: str
+    words: int
+    run: int
+    block: int
+    block_bytes: int
+    window_bytes: int = 0
+
+
+class TileConv2d(Form["Conv2d"]):
+    """Two pixels and four filters at a time; weights are unpacked once per block of outputs."""
+
+    name = "tile"
+
+    def applicable(self, layer: Conv2d, site: Site) -> bool:
+        if not site.target.dsp or layer.weight.shape[0] < 4:
+            return False
+        if layer.pool is not None and (layer.pool.kernel, layer.pool.stride) != ((1, 1), (1, 1)):
+            return False
+        return tile.fits(self._matrix(layer))
+
+    def refusal(self, layer: Conv2d, site: Site) -> str | None:
+        if site.target.dsp and not tile.fits(self._matrix(layer)):
+            return "a weight of -128 does not fit its 16-bit pairs"
+        return super().refusal(layer, site)
+
+    def reads(self, layer: Conv2d, site: Site) -> Storage:
+        return Storage.U8
+
+    def writes(self, layer: Conv2d, site: Site) -> frozenset[Storage]:
+        return frozenset({site.output}) if self._direct(layer, site) else super().writes(layer, site)
+
+    def cost(self, layer: Conv2d, site: Site) -> Cost:
+        view = self._view(layer, site)
+        filters, kernel_rows = layer.weight.shape[:2]
+        groups, direct = -(-filters // 4), self._direct(layer, site)
+        rows, columns = layer.convolved(site.input_shape)
+        flat = view.name == "FLAT"
+        total = rows * columns if flat else rows
+        blocks = -(-total // view.block)
+        passes = blocks if flat else rows
+        pairs = -(-rows * columns // 2) if flat else rows * -(-columns // 2)
+        runs = kernel_rows if view.name == "ROWS" else 0
+        pair = tile.pair_instructions(view.run, runs, direct=direct)
+        bits = tile.bits(layer)
+        if view.name == "PATCHES":
+            fill = rows * columns * (3 * view.words + 20) + blocks * view.window_bytes
+        else:
+            fill = view.block_bytes // 4 * blocks * 7 // 2
+        return Cost(
+            flash=groups * (4 * self._packed_words(layer, view) + 32),
+            scratch=self._scratch(view),
+            instructions=groups * (pairs * pair + passes * 45 + blocks * view.words * tile.UNPACKING[bits]) + fill,
+            code=560 if view.name == "FLAT" else 800,
+            shared={
+                tile.pass_name(view.run, runs, layer.requantize, direct=direct): tile.pass_bytes(view.run),
+                tile.unpack_name(bits): 70,
+            },
+        )
+
+    def lower(self, layer: Conv2d, site: Site) -> Lowering:
+        from harness.ops.conv2d import conv_shape
+
+        view, direct = self._view(layer, site), self._direct(layer, site)
+        matrix = self._matrix(layer)
+        runs = layer.weight.shape[1] if view.name == "ROWS" else 0
+        one_pass = tile.pass_name(view.run, runs, layer.requantize, direct=direct)
+        unpack = tile.unpack_name(tile.bits(layer))
+        return Lowering(
+            form=self.name,
+            header="nn_conv2d_tile.h",
+            kernel="nn_conv2d_tile",
+            record="nn_conv2d_tile_layer",
+            fields={
+                "shape": conv_shape(layer, site),
+                "input_zero_point": layer.input_zero_point,
+                "weights": Reference("weights"),
+                "packed_words": self._packed_words(layer, view),
+                "constants": Reference("constants"),
+                "view": f"NN_TILE_{view.name}",
+                "block": view.block,
+                "words": view.words,
+                "pass": one_pass,
+                "unpack": unpack,
+                "direct": direct,
+                "requantize": tile.requantization(layer.requantize, direct=direct),
+            },
+            constants=(
+                Constant("weights", "uint32_t", tile.pack(matrix, tile.bits(layer))),
+                Constant("constants", "int32_t", tile.constants(matrix, layer.bias, layer.requantize)),
+                *(() if direct else requantization_constants(layer.requantize)),
+            ),
+            scratch_bytes=self._scratch(view),
+            functions={
+                one_pass: tile.pass_function(view.run, runs, layer.requantize, direct=direct),
+                unpack: tile.unpack_function(tile.bits(layer)),
+            },
+        )
+
+    def _direct(self, layer: Conv2d, site: Site) -> bool:
+        """Whether the pass itself requantises and stores."""
+        if len(layer.weight) % 4 or site.output is not Storage.U8:
+            return False
+        return tile.rounds(layer.weight, layer.bias, layer.requantize)
+
+    def _flat(self, layer: Conv2d) -> bool:
+        """Whether outputs read what lies at their own place alone."""
+        return (*layer.weight.shape[1:3], *layer.stride) == (1, 1, 1, 1) and layer.padding == (0, 0)
+
+    def _matrix(self, layer: Conv2d) -> Array:
+        """(O, elements) int8: weights in the order in which a pass reads activations, padded to words."""
+        filters, rows, columns, channels = layer.weight.shape
+        lines = layer.weight.reshape(filters, rows, columns * channels)
+        if channels % 4 == 0:
+            return lines.reshape(filters, -1)
+        whole = columns * channels // 4 * 4
+        parts = [lines[:, :, :whole].reshape(filters, -1), lines[:, :, whole:].reshape(filters, -1)]
+        matrix = np.concatenate(parts, axis=1)
+        return np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % 4)))
+
+    def _packed_words(self, layer: Conv2d, view: _View) -> int:
+        """Words of packed weights of four filters."""
+        return view.words * tile.bits(layer) // 2
+
+    def _scratch(self, view: _View) -> int:
+        """Bytes of the tile, the block and the window."""
+        return 32 * view.words + view.block_bytes + view.window_bytes
+
+    def _view(self, layer: Conv2d, site: Site) -> _View:
+        rows, columns = layer.convolved(site.input_shape)
+        kernel_rows, kernel_columns, channels = layer.weight.shape[1:]
+        words = self._matrix(layer).shape[1] // 4
+        pairs = -(-columns // 2)
+        if channels % 4 == 0 and self._flat(layer):
+            block = min(rows * columns, _PIXELS)
+            block = -(-rows * columns // -(-rows * columns // block))
+            return _View("FLAT", words, words, block, -(-block // 2) * 8 * words)
+        block = min(rows, -(-_PIXELS // columns))
+        block = -(-rows // -(-rows // block))
+        height = (block - 1) * layer.stride[0] + kernel_rows
+        if channels % 4:
+            used = ((columns - 1) * layer.stride[1] + kernel_columns) * channels
+            pitch = -(-(-layer.padding[1] * channels % 4 + used) // 4) * 4
+            return _View("PATCHES", words, words, block, block * pairs * 8 * words, height * pitch)
+        pitch = 2 * channels * ((pairs - 1) * layer.stride[1] + kernel_columns)
+        return _View("ROWS", words, kernel_columns * channels // 4, block, height * pitch)

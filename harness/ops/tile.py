@@ -1,0 +1,140 @@
+"""Weights, constants and code of the kernels that multiply bytes by tiles (nn_tile.h), for the forms built on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.ops.lowering import Value, requantization_fields
+
+if TYPE_CHECKING:
+    from harness.ops.base import Array, Requantization
+
+# Instructions that unpacking takes per word of activations and four filters, by the bits of a weight.
+UNPACKING = {8: 17, 4: 23, 2: 22}
+
+_LONGEST_UNROLL = 8
+
+
+def bits(layer: Any) -> int:
+    """Bits of a stored weight."""
+    return int(getattr(layer, "weight_bits", 8))
+
+
+def fits(matrix: Array) -> bool:
+    """Whether the pairs w1 - 256 w0 of (O, K) weights fit in 16 bits."""
+    return bool((matrix[:, ::2] >= -127).all())
+
+
+def pack(matrix: Array, weight_bits: int) -> Array:
+    """(O, K) int8, K in fours -> uint32 words as nn_tile.h unpacks them; missing filters of the last four are 0."""
+    filters, elements = matrix.shape
+    weights = np.zeros((-(-filters // 4) * 4, elements), np.int64)
+    weights[:filters] = matrix
+    # (four filters, word of activations, filter, pair of elements, element)
+    quads = weights.reshape(-1, 4, elements // 4, 2, 2).transpose(0, 2, 1, 3, 4)
+    even, odd = quads[..., 0], quads[..., 1]
+    if weight_bits == 8:
+        halves = (odd - 256 * even) & 0xFFFF
+        words = halves[..., 0] | halves[..., 1] << 16
+        return words.ravel().astype(np.uint32)
+    highest = 2 ** (weight_bits - 1) - 1
+    halves = (odd + highest + 1) | (highest - even) << 8
+    fields = halves[..., 0] | halves[..., 1] << 16
+    shared = 8 // weight_bits
+    fields = fields.reshape(*fields.shape[:2], 4 // shared, shared)
+    words = (fields << (weight_bits * np.arange(shared))).sum(axis=-1)
+    return words.ravel().astype(np.uint32)
+
+
+def constants(matrix: Array, bias: Array, requantize: Requantization | None) -> Array:
+    """int32, per four filters: biases with 128 * sum(odd weights) added modulo 2**32, then multipliers (0: none)."""
+    filters = len(matrix)
+    result = np.zeros((-(-filters // 4), 2, 4), np.int64)
+    folded = bias.astype(np.int64) + 128 * matrix[:, 1::2].astype(np.int64).sum(axis=1)
+    for index, values in enumerate((folded, None if requantize is None else requantize.multiplier)):
+        if values is not None:
+            padded = np.zeros(result.shape[0] * 4, np.int64)
+            padded[:filters] = values
+            result[:, index] = padded.reshape(-1, 4)
+    return (result.ravel() % 2**32).astype(np.uint32).view(np.int32)
+
+
+def rounds(weight: Array, bias: Array, requantize: Requantization | None) -> bool:
+    """Whether rounded sums fit in 16 bits for all inputs in 0..255, so that two are clamped at a time, with T = 32."""
+    if requantize is None or not (requantize.shift == 32).all():
+        return False
+    flat = weight.reshape(len(weight), -1).astype(np.int64)
+    reach = [bias.astype(np.int64) + 255 * np.where(flat * sign > 0, flat, 0).sum(axis=1) for sign in (-1, 1)]
+    rounded = [(sums * requantize.multiplier + 2**31 >> 32) + requantize.zero_point for sums in reach]
+    return bool(rounded[0].min() - requantize.zero_point >= -(2**15) and rounded[1].max() < 2**15)
+
+
+def requantization(requantize: Requantization | None, *, direct: bool) -> dict[str, Value]:
+    """The initialiser of an nn_requantization; passes that requantise themselves have multipliers of their own."""
+    if direct and requantize is not None:
+        return {"zero_point": requantize.zero_point, "bits": requantize.bits}
+    return requantization_fields(requantize)
+
+
+def unroll(run: int) -> int:
+    """Words per turn of a loop over `run` words: the most that divides it, up to eight."""
+    return max(size for size in range(1, _LONGEST_UNROLL + 1) if run % size == 0)
+
+
+def pair_instructions(run: int, runs: int, *, direct: bool) -> int:
+    """Of a pass, for one pair of pixels and four filters, with what is done about its outputs. runs: 0: all in one."""
+    turns = 3 * run // unroll(run)
+    words = runs * (23 * run + turns + 7) + 8 if runs else 23 * run + (turns if unroll(run) < run else 0)
+    return words + (31 if direct else 100)
+
+
+def pass_name(run: int, runs: int, requantize: Requantization | None, *, direct: bool) -> str:
+    """The C function that makes such passes."""
+    kind = f"nn_tile_pass_{unroll(run)}" + ("_runs" if runs else "_turns" if unroll(run) < run else "")
+    if not direct or requantize is None:
+        return f"{kind}_sums"
+    return kind + ("_centred" if requantize.zero_point else "") + f"_{requantize.bits}"
+
+
+def pass_bytes(run: int) -> int:
+    """About how long it is."""
+    return 230 + 92 * unroll(run)
+
+
+def pass_function(run: int, runs: int, requantize: Requantization | None, *, direct: bool) -> str:
+    """Its definition."""
+    stored = requantize if direct else None
+    kind = {
+        "unroll": str(unroll(run)),
+        "turns": _truth(runs > 0 or unroll(run) < run),
+        "runs": _truth(runs > 0),
+        "centred": _truth(stored is not None and stored.zero_point != 0),
+        "bits": str(stored.bits if stored is not None else 0),
+    }
+    fields = ", ".join(f".{name} = {value}" for name, value in kind.items())
+    return (
+        f"NN_SHARED void {pass_name(run, runs, requantize, direct=direct)}(const nn_tile_pass *pass)\n"
+        f"{{\n    nn_tile_run(pass, (nn_tile_kind){{{fields}}});\n}}"
+    )
+
+
+def unpack_name(weight_bits: int) -> str:
+    """The C function that unpacks weights."""
+    return f"nn_tile_unpack_s{weight_bits}"
+
+
+def unpack_function(weight_bits: int) -> str:
+    """Its definition."""
+    body = "nn_tile_unpack_8(packed, tile, words)"
+    if weight_bits != 8:
+        body = f"nn_tile_unpack_packed(packed, tile, words, {weight_bits})"
+    return (
+        f"NN_SHARED void {unpack_name(weight_bits)}(const uint32_t *packed, nn_word *tile, uint32_t words)\n"
+        f"{{\n    {body};\n}}"
+    )
+
+
+def _truth(value: bool) -> str:
+    return "true" if value else "false"

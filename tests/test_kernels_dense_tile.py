@@ -1,0 +1,133 @@
+"""Convolution by tiles of bytes: exact for every view, every way to end, every width of weights; refused where it would
+not be; estimated as it is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kernels_dense import convolutions, on_core_exactly, on_host_exactly, site_of
+
+from harness.codegen.generate import generate
+from harness.errors import InputError
+from harness.graph.graph import Graph, build
+from harness.ops import tile
+from harness.ops.conv2d import Conv2d
+from harness.ops.conv2d_tile import TileConv2d
+from harness.toolchain import compiler
+
+pytestmark = pytest.mark.skipif(compiler.find_host() is None, reason="no host compiler")
+needs_arm = pytest.mark.skipif(compiler.find_arm() is None, reason="no arm-none-eabi-gcc")
+
+# (input shape, layers as (filters, kernel, stride, padding, zero point of the output)).
+NETWORKS: dict[str, Graph] = {
+    "flat, in one block and in several": convolutions(
+        (9, 7, 8), [(12, (1, 1), (1, 1), (0, 0), 0), (4, (1, 1), (1, 1), (0, 0), 5), (64, (1, 1), (1, 1), (0, 0), 0)]
+    ),
+    "rows, with padding and strides": convolutions(
+        (9, 12, 4),
+        [
+            (8, (3, 3), (1, 1), (1, 1), 3),
+            (16, (3, 3), (2, 2), (1, 1), 0),
+            (4, (1, 1), (2, 2), (0, 0), 7),
+            (4, (2, 3), (1, 1), (1, 2), 0),
+        ],
+    ),
+    "rows, more than one block of them": convolutions((40, 5, 8), [(4, (3, 3), (1, 1), (1, 1), 0)]),
+    "rows of one column": convolutions((6, 1, 4), [(8, (3, 1), (1, 1), (1, 0), 2), (4, (2, 3), (1, 1), (0, 1), 0)]),
+    "patches of three channels": convolutions(
+        (11, 14, 3), [(8, (3, 3), (2, 2), (1, 1), 4), (5, (3, 3), (1, 1), (1, 1), 0), (6, (5, 5), (1, 2), (2, 2), 0)]
+    ),
+    "patches of one channel": convolutions(
+        (19, 10, 1), [(12, (10, 4), (2, 2), (4, 1), 0), (7, (1, 1), (1, 1), (0, 0), 1)]
+    ),
+    "patches wider than the image": convolutions(
+        (3, 2, 2), [(4, (5, 5), (1, 1), (2, 2), 9), (4, (3, 3), (3, 3), (2, 2), 0)]
+    ),
+    "other ways to end": convolutions(
+        (6, 6, 4), [(6, (3, 3), (1, 1), (1, 1), 200), (8, (1, 1), (1, 1), (0, 0), 0)], bits=4, last=True
+    ),
+    "no rounding in 16 bits": convolutions((5, 5, 8), [(8, (3, 3), (1, 1), (1, 1), 0)], gain=60.0),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_portable_path(name: str, tmp_path: Path) -> None:
+    on_host_exactly(NETWORKS[name], "tile", tmp_path)
+
+
+@needs_arm
+@pytest.mark.parametrize("name", NETWORKS)
+def test_assembly(name: str) -> None:
+    on_core_exactly(NETWORKS[name], "tile")
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 2, 3, 4, 8, 12])),
+    kernels=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=3),
+    strides=st.lists(st.integers(1, 3), min_size=6, max_size=6),
+    filters=st.lists(st.sampled_from([4, 5, 8, 12]), min_size=3, max_size=3),
+    zero_point=st.sampled_from([0, 1, 128, 255]),
+)
+def test_any_shape(
+    shape: tuple[int, int, int],
+    kernels: list[tuple[int, int]],
+    strides: list[int],
+    filters: list[int],
+    zero_point: int,
+    tmp_path: Path,
+) -> None:
+    layers = [
+        (filters[i], kernel, (strides[2 * i], strides[2 * i + 1]), (kernel[0] // 2, kernel[1] // 2), zero_point)
+        for i, kernel in enumerate(kernels)
+    ]
+    on_host_exactly(convolutions(shape, layers), "tile", tmp_path)
+
+
+def test_minus_128_is_refused_where_it_would_not_fit() -> None:
+    graph = NETWORKS["flat, in one block and in several"]
+    layer = graph.layers[0]
+    assert isinstance(layer, Conv2d)
+    for element, fits in ((0, False), (1, True)):
+        weight = layer.weight.copy()
+        weight[3, 0, 0, element] = -128
+        changed = dataclasses.replace(layer, weight=weight)
+        assert TileConv2d().applicable(changed, site_of(graph, 0)) is fits
+        network = build("changed", graph.input_tensor, (changed, *graph.layers[1:]), graph.tensors)
+        if not fits:
+            with pytest.raises(InputError, match="a weight of -128"):
+                generate(network, variant="test", core="cortex-m4", forms={layer.name: "tile"})
+
+
+@needs_arm
+@pytest.mark.parametrize("name", NETWORKS)
+def test_costs_are_estimated_as_measured(name: str) -> None:
+    graph = NETWORKS[name]
+    _, bare, ran = on_core_exactly(graph, "tile")
+    costs = [
+        TileConv2d().cost(layer, site_of(graph, index))
+        for index, layer in enumerate(graph.layers)
+        if isinstance(layer, Conv2d)
+    ]
+    estimated = sum(cost.instructions for cost in costs)
+    assert 0.8 < estimated / ran[0].instructions < 1.25
+    assert sum(cost.flash for cost in costs) == pytest.approx(bare.image.weights, rel=0.1)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_packing_is_what_a_tile_wants(bits: int) -> None:
+    """By the definition of nn_tile.h: e = (w0, w2), o = (w1 - 256 w0, w3 - 256 w2)."""
+    random = np.random.default_rng(bits)
+    lowest, highest = -(2 ** (bits - 1)) + (bits == 8), 2 ** (bits - 1) - 1
+    matrix = random.integers(lowest, highest + 1, (6, 8)).astype(np.int8)
+    packed = tile.pack(matrix, bits)
+    assert len(packed) == 2 * 2 * bits // 2  # two times four filters, two words of activations
+    assert tile.fits(matrix)
+    if bits == 8:
+        low = packed[:4].astype(np.uint16).view(np.int16)
+        assert np.array_equal(low, matrix[:4, 1].astype(int) - 256 * matrix[:4, 0].astype(int))
