@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from kernels_networks import BareCore, Inference, core_crcs, on_core, on_host, random_inputs, reference_crcs
+from kernels_networks import core_crcs, on_core, on_host, random_inputs, reference_crcs
 
 from harness.codegen.generate import Generated, generate
 from harness.graph.graph import Graph, Tensor, build
@@ -77,8 +78,8 @@ def on_host_exactly(graph: Graph, form: str, cache: Path) -> None:
     assert (crcs == reference_crcs(graph, x)).all(axis=0).tolist() == [True] * len(graph.layers)
 
 
-def on_core_exactly(graph: Graph, form: str, core: str = "cortex-m4") -> tuple[Generated, BareCore, list[Inference]]:
-    """The path with assembly on an emulated core, against the reference."""
+def on_core_exactly(graph: Graph, form: str, core: str = "cortex-m4") -> tuple[Generated, Any, list[Any]]:
+    """The path with assembly on an emulated core, against the reference; as kernels_networks.on_core."""
     x = random_inputs(graph, 3)
     generated, bare, ran = on_core(graph, x, core, forms=forms_of(graph, form))
     assert (core_crcs(ran) == reference_crcs(graph, x)).all(axis=0).tolist() == [True] * len(graph.layers)

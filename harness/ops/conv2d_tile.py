@@ -137,13 +137,13 @@ class TileConv2d(Form["Conv2d"]):
 
     def _direct(self, layer: Conv2d, site: Site) -> bool:
         """Whether the pass itself requantises and stores."""
-        if len(layer.weight) % 4 or site.output is not Storage.U8:
+        if len(layer.weight) % 4 or site.output is not Storage.U8 or layer.requantize is None:
             return False
-        return tile.rounds(layer.weight, layer.bias, layer.requantize)
+        return layer.requantize.bits == 8 and tile.rounds(layer.weight, layer.bias, layer.requantize)
 
     def _flat(self, layer: Conv2d) -> bool:
         """Whether outputs read what lies at their own place alone."""
-        return (*layer.weight.shape[1:3], *layer.stride) == (1, 1, 1, 1) and layer.padding == (0, 0)
+        return (*layer.weight.shape[1:3], *layer.stride) == (1, 1, 1, 1) and not np.any(layer.edges)
 
     def _matrix(self, layer: Conv2d) -> Array:
         """(O, elements) int8: weights in the order in which a pass reads activations, padded to words."""

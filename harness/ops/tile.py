@@ -37,15 +37,15 @@ def pack(matrix: Array, weight_bits: int) -> Array:
     even, odd = quads[..., 0], quads[..., 1]
     if weight_bits == 8:
         halves = (odd - 256 * even) & 0xFFFF
-        words = halves[..., 0] | halves[..., 1] << 16
-        return words.ravel().astype(np.uint32)
+        raw: Array = (halves[..., 0] | halves[..., 1] << 16).ravel().astype(np.uint32)
+        return raw
     highest = 2 ** (weight_bits - 1) - 1
     halves = (odd + highest + 1) | (highest - even) << 8
     fields = halves[..., 0] | halves[..., 1] << 16
     shared = 8 // weight_bits
     fields = fields.reshape(*fields.shape[:2], 4 // shared, shared)
-    words = (fields << (weight_bits * np.arange(shared))).sum(axis=-1)
-    return words.ravel().astype(np.uint32)
+    words: Array = (fields << (weight_bits * np.arange(shared))).sum(axis=-1).ravel().astype(np.uint32)
+    return words
 
 
 def constants(matrix: Array, bias: Array, requantize: Requantization | None) -> Array:
