@@ -49,6 +49,67 @@ class SimulatorEngine(_Record):
     chip: str
 
 
+class RenodeMemory(_Record):
+    """One memory of Renode's model.
+
+    at: every address that it is seen at. new: the stock platform has none of that name; otherwise its size and
+    addresses are replaced. length in bytes.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
+    at: Annotated[tuple[Address, ...], Field(min_length=1)]
+    length: Annotated[int, Field(gt=0)]
+    new: bool = False
+
+
+class RenodeConstant(_Record):
+    """A register that only identifies the chip; `bytes` wide."""
+
+    at: Address
+    bytes: Literal[1, 2, 4]
+    value: Address
+
+
+class RenodeRange(_Record):
+    """Addresses, `length` of them in bytes."""
+
+    at: Address
+    length: Annotated[Address, Field(gt=0)]
+
+
+class RenodeTag(RenodeRange):
+    """What reads as `value` in a peripheral that Renode does not model."""
+
+    name: Annotated[str, Field(pattern=r"^\w+$")]
+    value: Address
+
+
+class RenodeEngine(_Record):
+    """Renode's model of the board: what is laid over one of its stock platforms (harness/emulators/renode.py).
+
+    platform: the stock file. uart: the peripheral that the firmware talks through. cpu: the core's name.
+    mips: virtual time runs at so many million instructions per second, and the cycle counter at as many MHz, so that it
+    counts instructions; a divisor of 1,000, as virtual time comes in whole nanoseconds. quantum_us: how long the core
+    runs between two looks at its serial port. unmapped: where nothing is; an access there becomes a HardFault.
+    """
+
+    platform: Annotated[str, Field(pattern=r"^platforms/[\w/.-]+\.repl$")]
+    uart: Annotated[str, Field(pattern=r"^\w+$")]
+    cpu: Annotated[str, Field(pattern=r"^\w+$")] = "cpu"
+    mips: Annotated[int, Field(gt=0)] = 200
+    quantum_us: Annotated[int, Field(gt=0, le=1000)] = 10
+    memory: tuple[RenodeMemory, ...] = ()
+    constants: tuple[RenodeConstant, ...] = ()
+    tags: tuple[RenodeTag, ...] = ()
+    unmapped: tuple[RenodeRange, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole_nanoseconds(self) -> RenodeEngine:
+        if 1000 % self.mips:
+            raise ValueError("mips has to divide 1000: an instruction lasts a whole number of nanoseconds")
+        return self
+
+
 class HardwareEngine(_Record):
     """A real board: pyOCD's target name, and the board names that probes report for it."""
 
@@ -92,6 +153,7 @@ class Engines(_Record):
     hardware: HardwareEngine | None = None
     qemu: QemuEngine | None = None
     simulator: SimulatorEngine | None = None
+    renode: RenodeEngine | None = None
 
 
 class CacheTiming(_Record):

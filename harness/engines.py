@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from harness.boards import Board
 from harness.errors import DeviceError, InputError, unknown_name
 
-Engine = Literal["hardware", "qemu", "simulator", "host"]
+Engine = Literal["hardware", "qemu", "simulator", "renode", "host"]
 ENGINES: tuple[str, ...] = get_args(Engine)
 
 
@@ -54,6 +54,8 @@ def choose(board: Board, wanted: str, probe: str | None) -> Choice:
                 hint="apt-get install qemu-system-arm, or --board nucleo-f746, which needs no QEMU",
             )
         return Choice("qemu", f"QEMU models it ({board.engines.qemu.machine})")
+    if board.engines.renode is not None:
+        return Choice("renode", "no probe with this board is connected; Renode models it")
     raise DeviceError(f"no probe with board {board.id} is connected, and no emulator models it")
 
 
@@ -63,7 +65,7 @@ def _asked_for(board: Board, wanted: str, probe: str | None) -> Choice:
         # A probe that does not know its board (J-Link, DAPLink clones) is taken when it was named.
         uid = probe or (found[0] if found else None)
         return Choice("hardware", "asked for", uid)
-    return Choice("qemu" if wanted == "qemu" else "simulator", "asked for")
+    return Choice(cast(Engine, wanted), "asked for")
 
 
 def _matching_probes(board: Board, uid: str | None) -> list[str]:
@@ -77,7 +79,7 @@ def to_instructions(ticks: int, board: Board, engine: Engine) -> int:
     """What a tick count of an emulator is in executed instructions.
 
     QEMU's timer runs in virtual time, in which an instruction lasts 2**icount_shift ns: with more than two ticks per
-    instruction, rounding gives the exact count. The simulator's CYCCNT counts instructions itself.
+    instruction, rounding gives the exact count. The simulator's and Renode's CYCCNT count instructions themselves.
     """
     if engine != "qemu":
         return ticks

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from harness.boards import Board
+from harness.emulators import logs
 from harness.engines import Choice, to_instructions
 from harness.errors import DeviceError, HarnessError
 from harness.progress import Reporter
@@ -134,11 +135,18 @@ def _started(board: Board, choice: Choice, work: Path) -> Iterator[Emulator | No
         from harness.emulators.qemu import start_qemu as start
     elif choice.engine == "simulator":
         from harness.emulators.simulator.launch import start_simulator as start
+    elif choice.engine == "renode":
+        from harness.emulators.renode import start_renode as start
     else:
         yield None
         return
     with start(board, work) as emulator:
-        yield emulator
+        try:
+            yield emulator
+        except DeviceError as error:
+            if emulator.kind == "renode":
+                logs.keep(error, emulator.kind, emulator.evidence())
+            raise
 
 
 @contextmanager

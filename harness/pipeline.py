@@ -599,7 +599,7 @@ def _fingerprint(
         flags=tuple(built["flags"]) if built else (),
         optimize=generated.optimize,
         board_manifest_sha256=board.manifest_sha256,
-        emulator=choice.engine if choice.engine in ("qemu", "simulator") else None,
+        emulator=choice.engine if choice.engine not in ("hardware", "host") else None,
         emulator_version=measured.emulator_version if measured else None,
         packages=fingerprint.packages(),
         weights_sha256=prepared.weights_sha256,

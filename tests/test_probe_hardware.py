@@ -150,7 +150,7 @@ def test_a_probe_that_cannot_be_opened(plug: Plug, refusal: str, remedy: str) ->
 def test_a_target_that_needs_its_pack(plug: Plug) -> None:
     plug("A1")
     error = failure(boards.load("nucleo-f746"))
-    assert error.hint == "install it once with: pyocd pack install stm32f746zgtx"
+    assert error.hint == "install it once with: harness doctor --install pack --board nucleo-f746"
 
 
 def test_a_board_that_exists_as_an_emulator_only(plug: Plug) -> None:

@@ -6,9 +6,15 @@ import dataclasses
 import shutil
 import subprocess
 from dataclasses import dataclass
+from typing import Annotated
 
-from harness.cli.options import JsonOption
-from harness.cli.terminal import out, print_json
+import typer
+
+from harness.cli.options import JsonOption, complete_boards
+from harness.cli.terminal import out, print_json, reporter
+from harness.errors import DeviceError, InputError, unknown_name
+
+INSTALLABLE = ("pack", "renode")
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,10 @@ class Check:
 
 def _tool(name: str, needed_for: str, remedy: str) -> Check:
     """The first line that `name --version` prints."""
-    path = shutil.which(name)
+    return _program(name, shutil.which(name), needed_for, remedy)
+
+
+def _program(name: str, path: str | None, needed_for: str, remedy: str) -> Check:
     if path is None:
         return Check(name, None, needed_for, remedy)
     try:
@@ -31,6 +40,39 @@ def _tool(name: str, needed_for: str, remedy: str) -> Check:
         return Check(name, (answer.stdout or answer.stderr).strip().splitlines()[0], needed_for, remedy)
     except (OSError, subprocess.SubprocessError, IndexError):
         return Check(name, None, needed_for, f"{path} does not answer; install it again")
+
+
+def _renode() -> Check:
+    """Unlike the other emulators it cannot be told to listen on this machine's own address only."""
+    from harness.emulators import renode, renode_release
+
+    needed_for = "engine renode (while it runs, its ports are open on all interfaces of this machine)"
+    try:
+        program = renode.find()
+    except DeviceError as error:
+        return Check("renode", None, needed_for, f"{error.message}; {error.hint}")
+    if program is not None and program == renode_release.installed_program():
+        return Check("renode", f"{renode_release.PINNED.version} ({program})", needed_for, "")
+    return _program("renode", str(program) if program else None, needed_for, "harness doctor --install renode")
+
+
+def _install(what: str, board: str | None) -> None:
+    if what not in INSTALLABLE:
+        raise unknown_name("part", what, INSTALLABLE)
+    if what == "renode":
+        from harness.emulators import renode_release
+
+        release = renode_release.PINNED
+        with reporter(quiet=False).stage(f"fetching Renode {release.version}") as advance:
+            program = renode_release.install(release, advance=advance)
+        out.print(f"Renode {release.version} is {program}", markup=False, soft_wrap=True)
+        return
+    if board is None:
+        raise InputError("which board's pack is to be installed?", hint="harness doctor --install pack --board NAME")
+    from harness import boards
+    from harness.probe import packs
+
+    out.print(packs.install(boards.load(board)), markup=False, soft_wrap=True)
 
 
 def _checks() -> list[Check]:
@@ -44,6 +86,7 @@ def _checks() -> list[Check]:
         ),
         _tool("cc", "engine host, comparing with the same C on this machine", "apt-get install gcc"),
         _tool("qemu-system-arm", "the mps2 boards", "apt-get install qemu-system-arm"),
+        _renode(),
     ]
     for package, needed_for in (
         ("torch", "tracing and training networks"),
@@ -60,8 +103,24 @@ def _checks() -> list[Check]:
     return checks
 
 
-def command(json: JsonOption = False) -> None:
-    """Check the installation, and list debug probes and serial ports."""
+def command(
+    install: Annotated[
+        str | None,
+        typer.Option(
+            "--install",
+            help="renode (the pinned release, into the user's cache) or pack (what pyOCD needs to program --board).",
+        ),
+    ] = None,
+    board: Annotated[
+        str | None,
+        typer.Option("--board", "-b", help="With --install pack: the board.", autocompletion=complete_boards),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Check the installation, and list debug probes and serial ports; or install what a run may need."""
+    if install is not None:
+        _install(install, board)
+        return
     from serial.tools.list_ports import comports
 
     from harness.files import cache_dir

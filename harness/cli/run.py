@@ -29,7 +29,7 @@ def command(
     variant: VariantOption = "int8",
     engine: Annotated[
         str,
-        typer.Option("--engine", "-e", help="auto, hardware, qemu, simulator, or host (the same C on this machine)."),
+        typer.Option("--engine", "-e", help="auto, hardware, simulator, qemu, renode, or host (this machine)."),
     ] = "auto",
     kernels: Annotated[
         str,

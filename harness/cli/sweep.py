@@ -36,7 +36,9 @@ def command(
         typer.Option("--boards", "-b", help="Boards, likewise.", autocompletion=complete_boards),
     ] = None,
     variants: Annotated[list[str] | None, typer.Option("--variants", help="Variants, likewise.")] = None,
-    engine: Annotated[str | None, typer.Option("--engine", "-e", help="auto, hardware, qemu, simulator, host.")] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", "-e", help="auto, hardware, simulator, qemu, renode, host.")
+    ] = None,
     samples: Annotated[int | None, typer.Option("--samples", "-n", min=1, help="Test samples to infer.")] = None,
     repeat: Annotated[int | None, typer.Option("--repeat", "-r", min=1, help="Timed inferences.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Runs at a time.")] = os.cpu_count() or 1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -18,9 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
+from harness.emulators.transcript import Transcript
 from harness.errors import DeviceError
 
-EmulatorKind = Literal["qemu", "simulator"]
+EmulatorKind = Literal["qemu", "simulator", "renode"]
 
 HOST = "127.0.0.1"
 
@@ -33,18 +35,30 @@ _REPORT_LINES = 8
 
 
 class Emulator:
-    """A running emulator. Made by start_qemu() and start_simulator(); a context manager that stops it.
+    """A running emulator. Made by start_qemu(), start_renode() and start_simulator(); a context manager that stops it.
 
     kind: how its GDB stub behaves. version: of the program, for fingerprints. gdb_port: on 127.0.0.1.
-    serial_url: for pyserial's serial_for_url(). The core is halted at first.
+    serial_url: for pyserial's serial_for_url(). The core is halted at first. unmapped: addresses where a debugger's
+    access would do harm or read zeros instead of failing. transcript: what debuggers and it said to each other.
     """
 
-    def __init__(self, kind: EmulatorKind, version: str, process: Process, *, gdb_port: int, serial_port: int) -> None:
+    def __init__(
+        self,
+        kind: EmulatorKind,
+        version: str,
+        process: Process,
+        *,
+        gdb_port: int,
+        serial_port: int,
+        unmapped: tuple[range, ...] = (),
+    ) -> None:
         self._process = process
         self.kind = kind
         self.version = version
         self.gdb_port = gdb_port
         self.serial_url = f"socket://{HOST}:{serial_port}"
+        self.unmapped = unmapped
+        self.transcript = Transcript()
 
     def __enter__(self) -> Emulator:
         return self
@@ -75,13 +89,18 @@ class Emulator:
         """Why it ended: how, and the last lines that it printed."""
         return self._process.exit_report()
 
+    def evidence(self) -> str:
+        """All there is to find out what went wrong: what it printed, and what debuggers and it said to each other."""
+        return f"{self._process.evidence()}\n==== GDB packets and monitor commands\n{self.transcript.text()}"
+
 
 class Process:
     """A child process in a session of its own, which ends when the pipe to its standard input does.
 
     The program has to end at the end of its standard input; guard.py makes any program do so.
     name: what users call it. folder: gets its log, under a name of its own that begins with `kind`.
-    explain: turns the log into a sentence on why the program ended, where it can.
+    explain: turns the log into a sentence on why the program ended, where it can. farewell: what stop() writes to its
+    standard input before closing it.
     DeviceError when it cannot be started.
     """
 
@@ -96,8 +115,11 @@ class Process:
         pass_fds: Sequence[int] = (),
         capture_stdout: bool = False,
         explain: Callable[[str], str | None] = lambda _log: None,
+        farewell: bytes = b"",
     ) -> None:
         self._name = name
+        self._command = tuple(command)
+        self._farewell = farewell
         self._explain = explain
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -136,6 +158,12 @@ class Process:
         except OSError:
             return ""
 
+    def evidence(self) -> str:
+        """The command, the files that it was given, and what it printed."""
+        given = sorted(path for path in self.log_path.parent.glob("board.*") if path.is_file())
+        files = "".join(f"\n==== {path.name}\n{path.read_text(errors='replace')}" for path in given)
+        return f"{shlex.join(self._command)}\n{files}\n==== printed\n{self.log()}"
+
     def first_line(self, deadline: float) -> str:
         """The first line that it prints on its captured stdout, by time.monotonic() `deadline` at the latest.
 
@@ -157,6 +185,11 @@ class Process:
 
     def stop(self) -> None:
         """End it and all that it started."""
+        stdin = self._child.stdin
+        if self._farewell and stdin is not None and not stdin.closed:
+            with contextlib.suppress(OSError):
+                stdin.write(self._farewell)
+                stdin.flush()
         for stream in (self._child.stdin, self._child.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):

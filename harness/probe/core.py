@@ -16,6 +16,7 @@ from typing import Any
 from pyocd.core import exceptions
 from pyocd.core.memory_interface import MemoryInterface
 
+from harness.emulators.gdb_crc import gdb_crc32
 from harness.probe.rom_table import DWT, FPB, rom_table
 from harness.probe.rsp import GdbClient, RspClosed, RspError
 from harness.probe.stubs import PERIPHERALS, Stub
@@ -30,11 +31,12 @@ S_REGRDY, S_HALT, S_LOCKUP, S_RETIRE_ST = 1 << 16, 1 << 17, 1 << 19, 1 << 24
 DFSR_HALTED, DFSR_BKPT, DFSR_VCATCH = 1 << 0, 1 << 1, 1 << 3
 AIRCR_VECTRESET, AIRCR_SYSRESETREQ = 1 << 0, 1 << 2
 DCRSR_WRITE, DCRSR_REGISTER = 1 << 16, 0x7F
-VC_CORERESET = 1 << 0
+VC_CORERESET, VC_HARDERR = 1 << 0, 1 << 10
 # DEMCR's vector catch bits -> exception number: MemManage, three kinds of UsageFault, BusFault, HardFault.
-VECTOR_CATCHES = {1 << 4: 4, 1 << 5: 6, 1 << 6: 6, 1 << 7: 6, 1 << 8: 5, 1 << 10: 3}
+VECTOR_CATCHES = {1 << 4: 4, 1 << 5: 6, 1 << 6: 6, 1 << 7: 6, 1 << 8: 5, VC_HARDERR: 3}
 EXCEPTION_NUMBER = 0x1FF  # of xPSR
 VECTOR_TABLE_ALIGNMENT = 0x7F
+_VECTORS = 16  # of the core itself; those of interrupts follow
 
 # FPB version 2, whose comparators hold any address. 15 is the most that its control register can announce in one field.
 _COMPARATORS = range(FPB + 8, FPB + 8 + 4 * 15, 4)
@@ -75,7 +77,7 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
         with _pyocd_errors():
             client.exchange(b"?")  # some stubs report a stop on connecting; from here on all is answered in order
         part = self._read_word(CPUID) >> 4 & 0xFFF
-        self._constants = rom_table(part) | {FPB: _FP_CTRL_VALUE, DWT: _DWT_CTRL_NOTHING}
+        self._constants = rom_table(part) | {FPB: _FP_CTRL_VALUE, DWT: _DWT_CTRL_NOTHING} | stub.constants
 
     def close(self) -> None:
         """Leave no breakpoint behind. The core stays as it is."""
@@ -187,11 +189,13 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
     def _vector_catches(self) -> dict[int, set[int]]:
         """Handler address -> exception numbers, for the vector catch bits that are set in DEMCR."""
         numbers = {exception for bit, exception in VECTOR_CATCHES.items() if self._debug[DEMCR] & bit}
+        if self._debug[DEMCR] & VC_HARDERR:
+            numbers |= self._stub.unescalated_faults
         catches: dict[int, set[int]] = {}
         if numbers:
             table = int.from_bytes(self._client.read_memory(VTOR, 4), "little") & ~VECTOR_TABLE_ALIGNMENT
             try:
-                vectors = struct.unpack("<7I", self._client.read_memory(table, 28))
+                vectors = struct.unpack(f"<{_VECTORS}I", self._stub.read_memory(table, 4 * _VECTORS))
             except RspClosed:
                 raise
             except RspError:
@@ -221,7 +225,15 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
 
     def _read(self, address: int, count: int) -> bytes:
         with _pyocd_errors(address, count), self._accessible():
-            return self._client.read_memory(address, count)
+            return self._stub.read_memory(address, count)
+
+    def holds(self, address: int, data: bytes) -> bool:
+        """Whether the memory from `address` holds `data`: by the stub's checksum where it has one, else by reading."""
+        with _pyocd_errors(address, len(data)), self._accessible():
+            crc = self._client.memory_crc(address, len(data))
+            if crc is not None:
+                return crc == gdb_crc32(data)
+            return self._stub.read_memory(address, len(data)) == data
 
     def _write(self, address: int, data: bytes) -> None:
         with _pyocd_errors(address, len(data)), self._accessible():

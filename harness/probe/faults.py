@@ -27,7 +27,9 @@ EXCEPTION_NAMES = {
     14: "PendSV",
     15: "SysTick",
 }
-FAULT_EXCEPTIONS = frozenset({3, 4, 5, 6, 7})
+# The debug monitor too: where no debugger halts the core, a breakpoint instruction ends there (Renode takes it so).
+_DEBUG_MONITOR = 12
+FAULT_EXCEPTIONS = frozenset({3, 4, 5, 6, 7, _DEBUG_MONITOR})
 _EXCEPTION_NUMBER = 0x1FF
 _THUMB = 1 << 24
 _FRAME_ALIGNED = 1 << 9  # of the stacked xPSR: entry inserted a word to align the stack
@@ -136,8 +138,17 @@ def frame_address(lr: int, msp: int, psp: int) -> int | None:
     return psp if lr & _EXC_RETURN_PROCESS_STACK else msp
 
 
-def explain(kind: FaultKind, state: CoreState, symbols: Symbols | None, ram: tuple[range, ...] = ()) -> FaultReport:
-    """Describe a stopped core. symbols: names the functions; ram: where a stack may be (checked if given)."""
+def explain(
+    kind: FaultKind,
+    state: CoreState,
+    symbols: Symbols | None,
+    ram: tuple[range, ...] = (),
+    observed: tuple[str, ...] = (),
+) -> FaultReport:
+    """Describe a stopped core.
+
+    symbols: names the functions; ram: where a stack may be (checked if given); observed: reasons from elsewhere.
+    """
     exception = state.exception
     pc, lr, sp, xpsr = state.pc, state.lr, state.sp, state.xpsr
     if state.frame is not None:
@@ -148,6 +159,7 @@ def explain(kind: FaultKind, state: CoreState, symbols: Symbols | None, ram: tup
 
     null_call = bool(state.cfsr & _INVSTATE) and pc == 0
     reasons = _reasons(state, null_call) if exception in FAULT_EXCEPTIONS or kind == "lockup" else []
+    reasons += observed
     if ram and not any(sp - 1 in region for region in ram):
         reasons.append(f"the stack pointer {sp:#010x} is outside RAM")
     # Without the stacked frame only the handler's registers are known, and those tell nothing about the fault.
@@ -207,7 +219,8 @@ def _reasons(state: CoreState, null_call: bool) -> list[str]:
     bfar = f" at {state.bfar:#010x}" if state.cfsr & _BFARVALID else ""
     jump = "call of a null function pointer" if null_call else "jump to an address that is not Thumb code"
     words = [text.format(mmfar=mmfar, bfar=bfar, jump=jump) for bit, text in _CFSR_REASONS.items() if state.cfsr & bit]
-    return words + [text for bit, text in _HFSR_REASONS.items() if state.hfsr & bit]
+    words += [text for bit, text in _HFSR_REASONS.items() if state.hfsr & bit]
+    return words or ([_HFSR_REASONS[1 << 31]] if state.exception == _DEBUG_MONITOR else [])
 
 
 def _named(symbols: Symbols | None, address: int) -> str | None:

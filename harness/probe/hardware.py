@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from harness.boards import Board, HardwareEngine
+from harness.boards import Board
 from harness.errors import DeviceError
 from harness.probe import logs
 
@@ -76,11 +76,12 @@ def choose_probe(board: Board, uid: str | None) -> Any:
     )
 
 
-def missing_target(engine: HardwareEngine) -> DeviceError:
-    """The error for a chip that pyOCD cannot program as installed."""
+def missing_target(board: Board) -> DeviceError:
+    """The error for a board whose chip pyOCD cannot program as installed."""
+    assert board.engines.hardware is not None
     return DeviceError(
-        f"pyOCD cannot program {engine.pyocd_target} without its CMSIS pack",
-        hint=f"install it once with: pyocd pack install {engine.pyocd_target}",
+        f"pyOCD cannot program {board.engines.hardware.pyocd_target} without its CMSIS pack",
+        hint=f"install it once with: harness doctor --install pack --board {board.id}",
     )
 
 

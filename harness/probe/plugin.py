@@ -19,6 +19,7 @@ from pyocd.coresight.ap import APv1Address
 from pyocd.probe.debug_probe import DebugProbe
 
 from harness.emulators.base import EmulatorKind
+from harness.emulators.transcript import Transcript
 from harness.probe.core import EmulatedCore
 from harness.probe.flash import DirectFlash
 from harness.probe.rom_table import ROM_TABLE
@@ -38,15 +39,26 @@ _BASE_PRESENT = 0x3
 
 
 class EmulatorProbe(DebugProbe):  # type: ignore[misc]  # pyOCD has no type information
-    """A probe whose wire is a GDB remote connection. unique id: HOST:PORT[,qemu|simulator].
+    """A probe whose wire is a GDB remote connection. unique id: HOST:PORT[,qemu|simulator|renode].
 
     The order of calls is pyOCD's: open, connect, anything, disconnect, close. Debug port and access port are constants;
     everything else goes through the memory interface of access port 0 (core.py).
     """
 
-    def __init__(self, unique_id: str, *, keep_trying: Callable[[], bool] = lambda: True) -> None:
-        """keep_trying: see GdbClient. ProbeError where the id is not HOST:PORT[,KIND]."""
+    def __init__(
+        self,
+        unique_id: str,
+        *,
+        keep_trying: Callable[[], bool] = lambda: True,
+        unmapped: Sequence[range] = (),
+        transcript: Transcript | None = None,
+    ) -> None:
+        """keep_trying, transcript: see GdbClient. unmapped: see Emulator. ProbeError where the id is not
+        HOST:PORT[,KIND].
+        """
         super().__init__()
+        self._unmapped = unmapped
+        self._transcript = transcript
         self._unique_id = unique_id
         self._keep_trying = keep_trying
         address, _, kind = unique_id.partition(",")
@@ -113,8 +125,8 @@ class EmulatorProbe(DebugProbe):  # type: ignore[misc]  # pyOCD has no type info
         """
         client = None
         try:
-            client = GdbClient(self._host, self._port, keep_trying=self._keep_trying)
-            stub = open_stub(client, self._kind)
+            client = GdbClient(self._host, self._port, keep_trying=self._keep_trying, transcript=self._transcript)
+            stub = open_stub(client, self._kind, self._unmapped)
             self._core = EmulatedCore(client, stub)
         except (RspError, exceptions.Error) as error:
             if client is not None:
@@ -196,7 +208,7 @@ class EmulatorProbePlugin(Plugin):  # type: ignore[misc]  # pyOCD has no type in
 
     @property
     def description(self) -> str:
-        return "Emulated Cortex-M behind a GDB stub (QEMU, the harness simulator)"
+        return "Emulated Cortex-M behind a GDB stub (QEMU, Renode, the harness simulator)"
 
     def load(self) -> type[EmulatorProbe]:
         return EmulatorProbe

@@ -11,6 +11,8 @@ import socket
 import time
 from collections.abc import Callable
 
+from harness.emulators.transcript import Transcript
+
 # T05..., S05: stopped by that signal; W00, X06: the program (here: the emulator or its core) ended.
 _STOP_REPLY = re.compile(rb"[TS][0-9a-fA-F]{2}|[WX][0-9a-fA-F]{2}")
 _ERROR_REPLY = re.compile(rb"E[0-9A-Fa-f]{1,4}\Z")
@@ -36,6 +38,8 @@ class GdbClient:
 
     running: the core was told to continue or step and has not reported a stop yet.
     stop_reply: the last stop reply, b"" before the first.
+    stray_stops: stop replies that end a step and never a continue, in spite of the protocol; they may come late.
+        stubs.py sets it.
     serves_while_running: whether the stub answers packets while the core runs; stubs.py sets it. If not, any packet
         but an interrupt raises RspError while the core runs.
     """
@@ -48,15 +52,21 @@ class GdbClient:
         connect_timeout: float = 10.0,
         reply_timeout: float = 10.0,
         keep_trying: Callable[[], bool] = lambda: True,
+        transcript: Transcript | None = None,
     ) -> None:
         """Connect, and ask what the stub can do.
 
         connect_timeout, reply_timeout in seconds. keep_trying: asked between attempts to connect; False gives up at
-        once (the emulator died). Raises RspClosed when nothing listens, or the stub does not answer.
+        once (the emulator died). transcript: gets every packet. Raises RspClosed when nothing listens, or the
+        stub does not answer.
         """
         self.running = False
         self.stop_reply = b""
         self.serves_while_running = False
+        self.stray_stops: frozenset[bytes] = frozenset()
+        self._stepping = False
+        self._has_crc = True  # until a stub does not know the packet
+        self._transcript = transcript
         self._reply_timeout = reply_timeout
         self._buffer = bytearray()
         self._socket = _connect(host, port, connect_timeout, keep_trying)
@@ -101,6 +111,8 @@ class GdbClient:
     def _send(self, body: bytes) -> None:
         if self.running and not self.serves_while_running:
             raise RspError("the stub takes no packets while the core runs")
+        if self._transcript is not None:
+            self._transcript.note(">", body)
         self._transmit(b"$" + body + b"#%02x" % (sum(body) & 0xFF))
 
     def _answer(self, *, to: bytes) -> bytes:
@@ -138,6 +150,8 @@ class GdbClient:
         if checksum.lower() != b"%02x" % (sum(body) & 0xFF):
             raise RspError(f"packet {_shown(body)} has the wrong checksum {_shown(checksum)}")
         self._transmit(b"+")
+        if self._transcript is not None:
+            self._transcript.note("<", body)
         return _decoded(body)
 
     def _fill(self, timeout: float) -> bool:
@@ -165,6 +179,7 @@ class GdbClient:
     def step(self) -> None:
         """Run one instruction."""
         self._start(b"s")
+        self._stepping = True
         self._wait_for_stop()
 
     def poll(self) -> bool:
@@ -180,9 +195,15 @@ class GdbClient:
 
     def interrupt(self) -> None:
         """Stop the core, if it still runs."""
-        if self.poll():
-            self._transmit(b"\x03")
-            self._wait_for_stop()
+        if not self.poll():
+            return
+        if self._transcript is not None:
+            self._transcript.note(">", b"\x03")
+        self._transmit(b"\x03")
+        self._wait_for_stop()
+        if self.stray_stops and not self.stopped_by_interrupt:
+            # It had stopped by itself just before, and will answer the interrupt as well: not after the next continue.
+            self.exchange(b"qAttached")
 
     @property
     def stopped_by_interrupt(self) -> bool:
@@ -190,12 +211,18 @@ class GdbClient:
         return self.stop_reply[:1] in (b"T", b"S") and int(self.stop_reply[1:3], 16) == SIGINT
 
     def _start(self, body: bytes) -> None:
+        if self.stray_stops:
+            self._drop_late_stops()
         self._send(body)
         self.running = True
 
+    def _drop_late_stops(self) -> None:
+        while self._take_packet() is not None or self._fill(0.0):
+            pass
+
     def _note_stop(self, reply: bytes) -> None:
-        if self.running:
-            self.running = False
+        if self.running and (self._stepping or reply not in self.stray_stops):
+            self.running = self._stepping = False
             self.stop_reply = reply
 
     def _wait_for_stop(self) -> None:
@@ -227,6 +254,15 @@ class GdbClient:
             command = b"X" if self._binary_writes else b"M"
             payload = _escaped(part) if self._binary_writes else part.hex().encode()
             self.expect_ok(b"%b%x,%x:%b" % (command, address + offset, len(part), payload))
+
+    def memory_crc(self, address: int, count: int) -> int | None:
+        """gdb_crc32() of the memory, computed by the stub; None where it cannot."""
+        reply = self.exchange(b"qCRC:%x,%x" % (address, count)) if self._has_crc else b""
+        if not reply:
+            self._has_crc = False
+        if not re.fullmatch(rb"C[0-9a-fA-F]{1,8}", reply):
+            return None
+        return int(reply[1:], 16)
 
     # ---- registers
 

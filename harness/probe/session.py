@@ -28,6 +28,7 @@ from pyocd.core.target import Target
 from pyocd.flash.loader import MemoryLoader
 
 from harness.boards import Board
+from harness.emulators import renode
 from harness.emulators.base import Emulator
 from harness.errors import BuildError, DeviceError, HarnessError, InputError
 from harness.probe import hardware, logs, targets
@@ -54,6 +55,7 @@ _VERIFY_CHUNK_BYTES = 1 << 14
 _EXIT_SECONDS = 1.0  # from the last sign of life on the GDB connection until the emulator's process must have ended
 # A booting firmware switches its UART on within this time; see BoardSession._wake.
 _WAKE_SECONDS = 2.0
+_LOG_SECONDS = 0.2
 _BOOT_WAKES, _BOOT_WAKE_SECONDS = 4, 0.005
 _FAULT_STATUS = 0xE000_ED28  # CFSR, HFSR, DFSR, MMFAR, BFAR
 # Every exception that a fault can become, also where the firmware enables those that otherwise escalate to HardFault.
@@ -93,6 +95,7 @@ class BoardSession:
         self._programmed: Path | None = None
         self._halted_by_us = True
         self._wake_until = 0.0
+        self._log_mark = 0
 
     @property
     def target(self) -> Any:
@@ -143,6 +146,10 @@ class BoardSession:
         for segment in segments:
             for offset in range(0, len(segment.data), _VERIFY_CHUNK_BYTES):
                 expected = segment.data[offset : offset + _VERIFY_CHUNK_BYTES]
+                if self._same_by_checksum(segment.address + offset, expected):
+                    done += len(expected)
+                    progress.verified(done / size)
+                    continue
                 got = bytes(self.target.read_memory_block8(segment.address + offset, len(expected)))
                 if got != expected:
                     first = next(i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b)
@@ -153,6 +160,10 @@ class BoardSession:
                     )
                 done += len(expected)
                 progress.verified(done / size)
+
+    def _same_by_checksum(self, address: int, data: bytes) -> bool:
+        """Whether an emulator says that its memory holds `data`; never on a real board, whose flash is read back."""
+        return isinstance(self._session.probe, EmulatorProbe) and self._session.probe.core.holds(address, data)
 
     # ---- running
 
@@ -179,6 +190,8 @@ class BoardSession:
 
     def resume(self) -> None:
         """Let the core go on, with every fault caught."""
+        if self._emulator is not None and self._emulator.kind == "renode":
+            self._log_mark = len(self._emulator.log())
         with self._guarded("resuming"):
             self.target.set_vector_catch(_CATCHES)
             self.target.resume()
@@ -245,12 +258,27 @@ class BoardSession:
             self.halt()
             with self._guarded("reading the core's registers"):
                 core = self._core_state()
+            observed = self._bad_accesses() if kind in ("fault", "lockup") else ()
         except DeviceError:
             last = self._state_at_lockup()
             if last is None:
                 raise
-            kind, core = "lockup", last
-        return explain(kind, core, names, ram)
+            kind, core, observed = "lockup", last, ()
+        return explain(kind, core, names, ram, observed)
+
+    def _bad_accesses(self) -> tuple[str, ...]:
+        """What Renode's log tells of accesses to nothing since the core was last resumed; its registers do not.
+
+        The log comes a moment later than the fault.
+        """
+        if self._emulator is None or self._emulator.kind != "renode":
+            return ()
+        deadline = time.monotonic() + _LOG_SECONDS
+        while not (found := renode.bad_accesses(self._emulator.log()[self._log_mark :])):
+            if time.monotonic() > deadline:
+                return ()
+            time.sleep(0.01)
+        return (f"access to nothing: {found[0]}",)
 
     def _core_state(self) -> CoreState:
         read = self.target.read_core_register
@@ -338,7 +366,12 @@ def _session_options() -> dict[str, Any]:
 def _emulator_session(board: Board, emulator: Emulator) -> Session:
     if not emulator.alive():
         raise emulator.exit_report()
-    probe = EmulatorProbe(f"127.0.0.1:{emulator.gdb_port},{emulator.kind}", keep_trying=emulator.alive)
+    probe = EmulatorProbe(
+        f"127.0.0.1:{emulator.gdb_port},{emulator.kind}",
+        keep_trying=emulator.alive,
+        unmapped=emulator.unmapped,
+        transcript=emulator.transcript,
+    )
     return Session(
         probe,
         target_override=targets.register(board),
@@ -361,7 +394,7 @@ def _hardware_session(board: Board, probe_uid: str | None) -> Session:
     try:
         return Session(probe, target_override=hardware_engine.pyocd_target, options=_session_options())
     except exceptions.TargetSupportError as error:
-        raise hardware.missing_target(hardware_engine) from error
+        raise hardware.missing_target(board) from error
 
 
 def _open(session: Session, emulator: Emulator | None, log: logs.LogTail) -> None:

@@ -13,10 +13,10 @@ Monitor commands: `reset` (or `system_reset`; the core stays halted at its first
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from harness.emulators.gdb_crc import gdb_crc32
 from harness.emulators.simulator.address_space import AddressError
 from harness.emulators.simulator.machine import Machine, Reason, Stop
 from harness.emulators.simulator.runner import Runner
@@ -337,18 +337,6 @@ _FIXED_ANSWERS = {
     b"fThreadInfo": b"m1",
     b"sThreadInfo": b"l",
 }
-
-
-def gdb_crc32(data: bytes) -> int:
-    """The CRC-32 of GDB's qCRC packet: polynomial 0x04C11DB7, most significant bit first, from all ones, not inverted.
-
-    That is zlib's CRC with the bits of every byte, and of the result, the other way round.
-    """
-    reversed_crc = zlib.crc32(data.translate(_REVERSED_BITS)) ^ 0xFFFF_FFFF
-    return int(f"{reversed_crc:032b}"[::-1], 2)
-
-
-_REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def _stop_reply(reason: Reason) -> bytes:
