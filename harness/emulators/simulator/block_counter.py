@@ -12,17 +12,18 @@ NO_LIMIT = 1 << 62
 
 
 class BlockCounter:
-    """The instructions executed so far, all of the current block's included.
+    """The instructions executed so far, all of the current block's included. A cycles.counter.Counter.
 
-    counts: instructions per block, by its address. A block that is not in it, and every block once a limit is reached,
-    is asked of `unknown(address, size)`, which answers with its count, or with None when it will not be executed
-    because the run is being stopped. It must not raise.
+    A block whose count is not known, and every block once a limit is reached, is asked of `unknown(address, size)`,
+    which answers with its count, or with None when it will not be executed because the run is being stopped. It must
+    not raise.
     """
 
-    def __init__(self, uc: Any, counts: dict[int, int], unknown: Callable[[int, int], int | None]) -> None:
+    def __init__(self, uc: Any, unknown: Callable[[int, int], int | None]) -> None:
         # What is left until `end`, the count that is the limit: one figure to keep is faster than two.
         end = left = NO_LIMIT
         block = 0
+        counts: dict[int, int] = {}
 
         # Called for every block: closure variables are the fastest state there is.
         def on_block(_uc: Any, address: int, size: int, _data: Any) -> None:
@@ -45,6 +46,9 @@ class BlockCounter:
             nonlocal left
             left -= instructions
 
+        def uncount(index: int, count: int) -> None:
+            add(index - count)
+
         def limit(executed: int) -> None:
             nonlocal end, left
             left += executed - end
@@ -53,12 +57,15 @@ class BlockCounter:
         def reached() -> bool:
             return left <= 0
 
-        self.read = read
-        """() -> (instructions executed, address of the current block)"""
-        self.add = add
-        """(instructions): correct the count."""
-        self.limit = limit
-        """(instructions executed): from there on, no block runs without `unknown` being asked."""
-        self.reached = reached
-        """() -> whether the limit is reached"""
+        def restart() -> None:
+            nonlocal left
+            left = end
+
+        def stale(address: int) -> None:
+            counts.pop(address, None)
+
+        self.read, self.add, self.uncount, self.restart, self.stale = read, add, uncount, restart, stale
+        self.limit, self.reached = limit, reached
+        self.leave = self.forget = counts.clear
+        self.know = counts.__setitem__
         self._hook = hook_blocks(uc, on_block)

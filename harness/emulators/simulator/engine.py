@@ -17,6 +17,8 @@ _unicorn: Any = unicorn
 
 UcError: type[Exception] = _unicorn.UcError
 
+STORE: int = unicorn.UC_MEM_WRITE
+
 # uc_cb_hookcode_t, uc_cb_hookmem_t, uc_cb_mmio_read_t and uc_cb_mmio_write_t of unicorn.h
 _BLOCK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
 _ACCESS = ctypes.CFUNCTYPE(
@@ -46,9 +48,35 @@ def hook_blocks(uc: Any, on_block: Callable[[Any, int, int, Any], None]) -> Hook
     return _hook(uc, unicorn.UC_HOOK_BLOCK, _BLOCK, on_block)
 
 
-def hook_accesses(uc: Any, on_access: Callable[[Any, int, int, int, int, Any], None]) -> Hook:
-    """Call `on_access(_, kind, address, size, value, _)` in front of every load and store. It must not raise."""
-    return _hook(uc, unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE, _ACCESS, on_access)
+def hook_accesses(
+    uc: Any,
+    on_access: Callable[[Any, int, int, int, int, Any], None],
+    *,
+    within: range | None = None,
+    stores: bool = True,
+) -> Hook:
+    """Call `on_access(_, kind, address, size, value, _)` in front of every load and store. It must not raise.
+
+    within: only for those addresses. stores: whether for stores too; kind is STORE for them.
+    """
+    kinds = unicorn.UC_HOOK_MEM_READ | (unicorn.UC_HOOK_MEM_WRITE if stores else 0)
+    return _hook(uc, kinds, _ACCESS, on_access, within)
+
+
+def has_native_hooks(uc: Any) -> bool:
+    """Whether functions of a C library can be hooks."""
+    return _library(uc) is not None
+
+
+def hook_native_blocks(uc: Any, function: Any, data: Any) -> Hook:
+    """Call the C function `function(uc, address, size, data)` in front of every block."""
+    return _native_hook(uc, unicorn.UC_HOOK_BLOCK, function, data, None)
+
+
+def hook_native_accesses(uc: Any, function: Any, data: Any, within: range, *, stores: bool) -> Hook:
+    """Call the C function `function(uc, kind, address, size, value, data)`; see hook_accesses()."""
+    kinds = unicorn.UC_HOOK_MEM_READ | (unicorn.UC_HOOK_MEM_WRITE if stores else 0)
+    return _native_hook(uc, kinds, function, data, within)
 
 
 def hook_instruction(uc: Any, address: int, on_instruction: Callable[[Any, int, int, Any], None]) -> Hook:
@@ -96,16 +124,23 @@ def map_device(
     return callbacks
 
 
-def _hook(uc: Any, kind: int, signature: Any, function: Callable[..., None]) -> Hook:
+def _hook(uc: Any, kind: int, signature: Any, function: Callable[..., None], within: range | None = None) -> Hook:
     library = _library(uc)
+    begin, end = (within.start, within.stop - 1) if within else (1, 0)
     if library is None:
-        return Hook(uc.hook_add(kind, function), None)
+        return Hook(uc.hook_add(kind, function, begin=begin, end=end), None)
     callback = signature(function)
-    pointer = ctypes.cast(callback, ctypes.c_void_p)
+    hook = _native_hook(uc, kind, callback, None, within)
+    return Hook(hook.handle, callback)
+
+
+def _native_hook(uc: Any, kind: int, function: Any, data: Any, within: range | None) -> Hook:
+    begin, end = (within.start, within.stop - 1) if within else (1, 0)
     handle = ctypes.c_size_t()
-    everywhere = ctypes.c_uint64(1), ctypes.c_uint64(0)
-    _check(library.uc_hook_add(uc._uch, ctypes.byref(handle), ctypes.c_int(kind), pointer, None, *everywhere))
-    return Hook(handle.value, callback)
+    pointer = ctypes.cast(function, ctypes.c_void_p)
+    places = ctypes.c_uint64(begin), ctypes.c_uint64(end)
+    _check(_library(uc).uc_hook_add(uc._uch, ctypes.byref(handle), ctypes.c_int(kind), pointer, data, *places))
+    return Hook(handle.value, function)
 
 
 def _library(uc: Any) -> Any:

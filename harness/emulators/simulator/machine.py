@@ -7,8 +7,9 @@
     stop = machine.run(timeout=5.0)  # Reason.INPUT: it has answered, and waits
     answer = machine.serial.output
 
-Time is the exact number of executed instructions; a cycle model goes behind `clock_source`. Timers run on it, and where
-the core sleeps until one of them interrupts, it goes on to that moment. Interrupts are taken between blocks of code.
+Time is the exact number of executed instructions, or, with a cycle model, of modelled cycles. Timers run on it, and
+where the core sleeps until one of them interrupts, it goes on to that moment. Interrupts are taken between blocks of
+code.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import unicorn
 from unicorn import arm_const as reg
@@ -30,6 +31,8 @@ from harness.emulators.simulator import chips, decode
 from harness.emulators.simulator.address_space import PAGE, AddressError, AddressSpace, Memory
 from harness.emulators.simulator.block_counter import NO_LIMIT, BlockCounter
 from harness.emulators.simulator.core_registers import FLOAT, GENERAL, XPSR_IT, XPSR_T, CoreRegisters
+from harness.emulators.simulator.cycles.counter import Counter, CycleCounting, make_counter
+from harness.emulators.simulator.cycles.model import CycleModel
 from harness.emulators.simulator.decode import Kind
 from harness.emulators.simulator.engine import Hook, UcError, hook_accesses, hook_instruction, thumb_engine, unhook
 from harness.emulators.simulator.exceptions import Architecture, Cfsr, ExceptionModel, Fault
@@ -162,14 +165,15 @@ _Event = _Refused | _Interrupt | _Invalid | _Late | _Waiting
 class Machine:
     """One board. Not for two threads at a time, except request_stop() and the serial line.
 
-    serial: the line to its UARTs. clock_source: what timers and CYCCNT count; by default `instructions`.
+    serial: the line to its UARTs. clock_source: what timers and CYCCNT count; by default `cycles` where there is a
+    cycle model, else `instructions`. counting: the counter of a machine with a cycle model, for profiles.
     debugger: whether BKPT halts instead of faulting. blocking: whether run() waits while the firmware polls for serial
     input in vain or sleeps, rather than return.
     """
 
-    def __init__(self, board: Board, *, check_alignment: bool = False) -> None:
+    def __init__(self, board: Board, *, check_alignment: bool = False, cycle_model: CycleModel | None = None) -> None:
         """check_alignment: whether misaligned LDM, LDRD, VLDR and their like fault, as they always do on silicon; only
-        2 million instructions per second then.
+        2 million instructions per second then. cycle_model: counts cycles too, which SysTick and CYCCNT then show.
 
         InputError when the simulator does not model the board.
         """
@@ -180,7 +184,8 @@ class Machine:
             )
         self.board = board
         self.serial = SerialLine()
-        self.clock_source: Callable[[], int] = self._count_instructions
+        self.cycle_model = cycle_model
+        self.clock_source: Callable[[], int] = self._count_instructions if cycle_model is None else self._count_cycles
         self.debugger = False
         self.blocking = False
 
@@ -189,9 +194,7 @@ class Machine:
         self._uc = thumb_engine(_CPU_MODELS[board.core])
         self._registers = CoreRegisters(self._uc)
 
-        # Instructions per block, by address. The block hook looks here first: clearing it makes the next block go
-        # through _on_new_block(), which notices requests. _blocks remembers (bytes, instructions) beyond that.
-        self._counts: dict[int, int] = {}
+        # (bytes, instructions) of each block, by address.
         self._blocks: dict[int, tuple[int, int]] = {}
         self._code_pages: set[tuple[int, int]] = set()
         self._breakpoints: frozenset[int] = frozenset()
@@ -248,7 +251,11 @@ class Machine:
         self._usarts: list[Usart] = []
         self._timed: list[Timed] = [self._system.systick]
         self._add_peripherals(chip)
-        self._counter = BlockCounter(self._uc, self._counts, self._on_new_block)
+        self.counting: CycleCounting | None = None
+        if cycle_model is None:
+            self._counter: Counter = BlockCounter(self._uc, self._on_new_block)
+        else:
+            self._counter = self.counting = make_counter(self._uc, cycle_model, self._space.code, self._on_new_block)
         self._add_hooks()
         self.reset()
 
@@ -362,6 +369,27 @@ class Machine:
         return executed - count + self._index_in_block(block, size, self._registers.read("pc"))
 
     @property
+    def cycles(self) -> int:
+        """Modelled cycles since reset; seen by the firmware: those before the instruction that reads.
+
+        InputError on a machine without a cycle model.
+        """
+        if self.counting is None:
+            raise InputError("this machine counts instructions only")
+        if not self._running:
+            return self.counting.cycles()
+        _, block = self._counter.read()
+        size, _ = self._blocks[block]
+        return self.counting.cycles(self._index_in_block(block, size, self._registers.read("pc")))
+
+    def clock_in(self, unit: Literal["cycles", "instructions"]) -> None:
+        """What SysTick and CYCCNT count from now on; they go on from where they are. InputError: see `cycles`."""
+        source = self._count_cycles if unit == "cycles" else self._count_instructions
+        ahead = self.clock() - source()
+        self.clock_source = lambda: source() + ahead
+        self._events_stale = True
+
+    @property
     def lockup(self) -> str | None:
         """Why the core is locked up, in words; None while it is not."""
         return self._exceptions.lockup
@@ -392,7 +420,7 @@ class Machine:
         self._exceptions.reset()
         for peripheral in self._space.peripherals:
             peripheral.reset()
-        self._counter.add(-self._counter.read()[0])
+        self._counter.restart()
         self._last_poll = 0
         registers = self._registers
         registers.write("xpsr", XPSR_T)
@@ -447,7 +475,7 @@ class Machine:
     def request_stop(self) -> None:
         """Make run() return, or the next run() return at once. May be called on any thread."""
         self._stop_requested = True
-        self._counts.clear()
+        self._counter.leave()
         self.serial.wake()
 
     def cancel_stop(self) -> None:
@@ -545,7 +573,7 @@ class Machine:
 
     def _on_translation(self, _uc: Any, block: Any, _previous: Any, _data: Any) -> None:
         """Unicorn translates this block, perhaps again: what is known of code at its address is old."""
-        self._counts.pop(block.pc, None)
+        self._counter.stale(block.pc)
         self._blocks.pop(block.pc, None)
         self._unmasking.discard(block.pc)
 
@@ -555,8 +583,8 @@ class Machine:
             if address not in self._blocks:
                 self._examine(address, size)
             count = self._blocks[address][1]
-            # In this order: request_stop() sets its flag and then clears the counts, so that none is missed.
-            self._counts[address] = count
+            # In this order: request_stop() sets its flag and then makes the counter forget, so that none is missed.
+            self._counter.know(address, count)
             if self._must_leave():
                 self._leave_at_next_block()
                 self._left = True
@@ -607,7 +635,7 @@ class Machine:
     def _leave_at_next_block(self) -> None:
         """Make the block hook look whether it has to stop. In the middle of a block, Unicorn's own stop would forget
         the results of the instruction."""
-        self._counts.clear()
+        self._counter.leave()
 
     def _on_interrupts_changed(self) -> None:
         """What is pending, enabled or urgent has changed."""
@@ -858,6 +886,9 @@ class Machine:
         self._moved_at_rest = self.serial.moved
         self._events_stale = True
 
+    def _count_cycles(self) -> int:
+        return self.cycles
+
     def _count_instructions(self) -> int:
         return self.instructions
 
@@ -895,7 +926,7 @@ class Machine:
             self._renew_checks()
         if self._translations_stale or self._stepping is not None:
             self._translations_stale = False
-            self._counts.clear()
+            self._counter.forget()
             self._blocks.clear()
             self._uc.ctl_set_exits(sorted(self._breakpoints) if self._stepping is None else [])
             self._uc.ctl_flush_tb()
@@ -1003,7 +1034,7 @@ class Machine:
         _, block = self._counter.read()
         size, count = self._blocks[block]
         if block <= pc < block + size:
-            self._counter.add(self._index_in_block(block, size, pc) - count)
+            self._counter.uncount(self._index_in_block(block, size, pc), count)
 
     def _index_in_block(self, block: int, size: int, pc: int) -> int:
         """How many instructions of the block begin before `pc`."""

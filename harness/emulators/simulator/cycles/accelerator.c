@@ -1,0 +1,382 @@
+/* counter.py's PythonCounter in C: the same algorithm, the same integers. Its hooks are called by Unicorn directly.
+ * Python decides what a block costs (meet()), and reads the results; nothing is computed here but sums. */
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NOTHING UINT32_MAX
+#define STORE 17 /* UC_MEM_WRITE */
+#define PREDICT_AT_FIRST 2
+#define PREDICT_TAKEN 2
+#define PREDICT_STRONGEST 3
+
+/* One line of instruction memory that a block needs, and its cost where it is missing: branched to, or fallen into. */
+struct line {
+    uint32_t number, branched, fallen;
+};
+
+/* An edge: `address` behind block number `before`. The first fields are what Python fills in. */
+struct edge {
+    uint32_t before, address, block, instructions;
+    uint32_t cycles; /* with what its branch costs when it is predicted */
+    uint32_t mispredicted; /* further cycles when it is not */
+    uint32_t site; /* the predictor of its branch, NOTHING for one that is not predicted */
+    uint32_t taken, branched; /* branched: its first line is not read ahead */
+    uint32_t first_line, lines;
+    uint32_t dead;
+    uint64_t stamp; /* of the time when all its lines were there */
+    uint64_t count, data, fetch, branch;
+};
+
+struct cache {
+    uint32_t shift, sets, ways;
+    uint32_t last; /* the line that was touched last, which is there */
+    uint32_t *tags, *filled, *next;
+};
+
+struct place {
+    struct counter *counter;
+    uint32_t miss, store;
+};
+
+struct counter {
+    uint64_t executed, cycles;
+    uint64_t limit; /* of executed instructions, where Python is asked before every block */
+    uint32_t current, block; /* the current edge and its block; NOTHING at first */
+    uint32_t leaving;
+    uint64_t stamp;
+    uint32_t (*meet)(uint32_t address, uint32_t size); /* 1: go on, and the edge is there; 0: the run is being stopped */
+    uint32_t (*leave)(uint32_t address, uint32_t size); /* the same for an edge that is known */
+    struct edge *edges;
+    uint32_t edge_count, edge_room;
+    struct line *lines;
+    uint32_t line_count, line_room;
+    uint8_t *sites;
+    uint32_t site_count, site_room;
+    uint32_t *table; /* edge numbers by hash; a power of two of them */
+    uint32_t table_room;
+    struct cache fetch, data;
+    struct place *places;
+    uint32_t place_count;
+};
+
+static void *grown(void *old, uint32_t *room, uint32_t wanted, size_t size)
+{
+    if (wanted <= *room) {
+        return old;
+    }
+    uint32_t larger = *room ? *room : 256;
+    while (larger < wanted) {
+        larger *= 2;
+    }
+    void *now = realloc(old, (size_t)larger * size);
+    if (!now) {
+        abort();
+    }
+    *room = larger;
+    return now;
+}
+
+static void cache_init(struct cache *cache, uint32_t shift, uint32_t sets, uint32_t ways)
+{
+    cache->shift = shift;
+    cache->sets = sets;
+    cache->ways = ways;
+    cache->tags = calloc((size_t)sets * ways, sizeof *cache->tags);
+    cache->filled = calloc(sets, sizeof *cache->filled);
+    cache->next = calloc(sets, sizeof *cache->next);
+    cache->last = NOTHING;
+    if (!cache->tags || !cache->filled || !cache->next) {
+        abort();
+    }
+}
+
+static void cache_clear(struct cache *cache)
+{
+    memset(cache->filled, 0, cache->sets * sizeof *cache->filled);
+    memset(cache->next, 0, cache->sets * sizeof *cache->next);
+    cache->last = NOTHING;
+}
+
+/* Brings a line in; false when it is there. */
+static inline bool cache_fill(struct cache *cache, uint32_t line)
+{
+    uint32_t set = line % cache->sets;
+    uint32_t *tags = cache->tags + (size_t)set * cache->ways, filled = cache->filled[set];
+    cache->last = line;
+    for (uint32_t way = 0; way < filled; way++) {
+        if (tags[way] == line) {
+            return false;
+        }
+    }
+    if (filled < cache->ways) {
+        tags[filled] = line;
+        cache->filled[set] = filled + 1;
+    } else {
+        uint32_t way = cache->next[set];
+        tags[way] = line;
+        cache->next[set] = way + 1 == cache->ways ? 0 : way + 1;
+    }
+    return true;
+}
+
+static inline uint32_t hash(uint32_t before, uint32_t address)
+{
+    uint32_t mixed = before * 2654435761u ^ (address >> 1) * 2246822519u;
+    return mixed ^ mixed >> 15;
+}
+
+static inline struct edge *find(const struct counter *c, uint32_t before, uint32_t address)
+{
+    uint32_t mask = c->table_room - 1;
+    for (uint32_t at = hash(before, address) & mask; c->table[at] != NOTHING; at = (at + 1) & mask) {
+        struct edge *edge = &c->edges[c->table[at]];
+        if (edge->address == address && edge->before == before && !edge->dead) {
+            return edge;
+        }
+    }
+    return NULL;
+}
+
+static void insert(struct counter *c, uint32_t number)
+{
+    uint32_t mask = c->table_room - 1, at = hash(c->edges[number].before, c->edges[number].address) & mask;
+    while (c->table[at] != NOTHING) {
+        at = (at + 1) & mask;
+    }
+    c->table[at] = number;
+}
+
+static void look_closer(struct counter *c, struct edge *edge)
+{
+    if (edge->site != NOTHING) {
+        uint8_t *state = &c->sites[edge->site];
+        if ((*state >= PREDICT_TAKEN) != (edge->taken != 0)) {
+            c->cycles += edge->mispredicted;
+            edge->branch += edge->mispredicted;
+        }
+        if (edge->taken) {
+            *state += *state < PREDICT_STRONGEST;
+        } else {
+            *state -= *state > 0;
+        }
+    }
+    if (edge->stamp != c->stamp) {
+        bool filled = false;
+        for (uint32_t index = 0; index < edge->lines; index++) {
+            const struct line *line = &c->lines[edge->first_line + index];
+            if (cache_fill(&c->fetch, line->number)) {
+                uint32_t extra = edge->branched ? line->branched : line->fallen;
+                c->cycles += extra;
+                edge->fetch += extra;
+                filled = true;
+            }
+        }
+        if (filled) {
+            c->stamp++;
+        } else {
+            edge->stamp = c->stamp;
+        }
+    }
+}
+
+void counter_on_block(void *uc, uint64_t address, uint32_t size, void *user)
+{
+    (void)uc;
+    struct counter *c = user;
+    struct edge *edge = find(c, c->block, (uint32_t)address);
+    if (!edge) {
+        if (!c->meet((uint32_t)address, size)) {
+            return;
+        }
+        edge = find(c, c->block, (uint32_t)address);
+        if (!edge) {
+            return;
+        }
+    } else if (__atomic_load_n(&c->leaving, __ATOMIC_ACQUIRE) || c->executed >= c->limit) {
+        if (!c->leave((uint32_t)address, size)) {
+            return;
+        }
+    }
+    if (edge->stamp != c->stamp || edge->site != NOTHING) {
+        look_closer(c, edge);
+    }
+    edge->count++;
+    c->executed += edge->instructions;
+    c->cycles += edge->cycles;
+    c->current = (uint32_t)(edge - c->edges);
+    c->block = edge->block;
+}
+
+void counter_on_access(void *uc, int kind, uint64_t address, int size, int64_t value, void *user)
+{
+    (void)uc;
+    (void)size;
+    (void)value;
+    const struct place *place = user;
+    struct counter *c = place->counter;
+    uint32_t line = (uint32_t)address >> c->data.shift;
+    if (line == c->data.last || !cache_fill(&c->data, line)) {
+        return;
+    }
+    uint32_t extra = kind == STORE ? place->store : place->miss;
+    c->cycles += extra;
+    if (c->current != NOTHING) {
+        c->edges[c->current].data += extra;
+    }
+}
+
+/* ---- what Python calls */
+
+struct counter *counter_new(const uint32_t fetch[3], const uint32_t data[3], uint32_t places)
+{
+    struct counter *c = calloc(1, sizeof *c);
+    if (!c) {
+        abort();
+    }
+    cache_init(&c->fetch, fetch[0], fetch[1], fetch[2]);
+    cache_init(&c->data, data[0], data[1], data[2]);
+    c->places = calloc(places + 1u, sizeof *c->places);
+    c->table = grown(NULL, &c->table_room, 4096, sizeof *c->table);
+    memset(c->table, 0xFF, c->table_room * sizeof *c->table);
+    c->current = c->block = NOTHING;
+    c->stamp = 1;
+    c->limit = UINT64_MAX;
+    return c;
+}
+
+void counter_free(struct counter *c)
+{
+    struct cache *caches[] = {&c->fetch, &c->data};
+    for (int index = 0; index < 2; index++) {
+        free(caches[index]->tags);
+        free(caches[index]->filled);
+        free(caches[index]->next);
+    }
+    free(c->edges);
+    free(c->lines);
+    free(c->sites);
+    free(c->table);
+    free(c->places);
+    free(c);
+}
+
+void counter_callbacks(struct counter *c, void *meet, void *leave)
+{
+    c->meet = (uint32_t(*)(uint32_t, uint32_t))meet;
+    c->leave = (uint32_t(*)(uint32_t, uint32_t))leave;
+}
+
+struct place *counter_place(struct counter *c, uint32_t miss, uint32_t store)
+{
+    struct place *place = &c->places[c->place_count++];
+    *place = (struct place){c, miss, store};
+    return place;
+}
+
+uint32_t counter_site(struct counter *c)
+{
+    c->sites = grown(c->sites, &c->site_room, c->site_count + 1, sizeof *c->sites);
+    c->sites[c->site_count] = PREDICT_AT_FIRST;
+    return c->site_count++;
+}
+
+/* fields: before .. taken, branched, as in struct edge. Returns the edge's number. */
+uint32_t counter_edge(struct counter *c, const uint32_t fields[9], const struct line *lines, uint32_t line_count)
+{
+    c->lines = grown(c->lines, &c->line_room, c->line_count + line_count, sizeof *c->lines);
+    if (line_count) {
+        memcpy(c->lines + c->line_count, lines, line_count * sizeof *lines);
+    }
+    c->edges = grown(c->edges, &c->edge_room, c->edge_count + 1, sizeof *c->edges);
+    struct edge *edge = &c->edges[c->edge_count];
+    *edge = (struct edge){
+        .before = fields[0], .address = fields[1], .block = fields[2], .instructions = fields[3], .cycles = fields[4],
+        .mispredicted = fields[5], .site = fields[6], .taken = fields[7], .branched = fields[8],
+        .first_line = c->line_count, .lines = line_count,
+    };
+    c->line_count += line_count;
+    if (2 * (c->edge_count + 1) > c->table_room) {
+        c->table = grown(c->table, &c->table_room, 2 * c->table_room, sizeof *c->table);
+        memset(c->table, 0xFF, c->table_room * sizeof *c->table);
+        for (uint32_t number = 0; number < c->edge_count; number++) {
+            if (!c->edges[number].dead) {
+                insert(c, number);
+            }
+        }
+    }
+    insert(c, c->edge_count);
+    return c->edge_count++;
+}
+
+void counter_drop(struct counter *c, uint32_t number)
+{
+    c->edges[number].dead = 1;
+}
+
+/* All edges are unknown again; with `keep`, what they counted stays. */
+void counter_forget(struct counter *c, uint32_t keep)
+{
+    memset(c->table, 0xFF, c->table_room * sizeof *c->table);
+    c->current = c->block = NOTHING;
+    if (keep) {
+        for (uint32_t number = 0; number < c->edge_count; number++) {
+            c->edges[number].dead = 1;
+        }
+    } else {
+        c->edge_count = c->line_count = 0;
+    }
+}
+
+void counter_restart(struct counter *c)
+{
+    c->executed = c->cycles = 0;
+    for (uint32_t site = 0; site < c->site_count; site++) {
+        c->sites[site] = PREDICT_AT_FIRST;
+    }
+    cache_clear(&c->fetch);
+    cache_clear(&c->data);
+    c->stamp++;
+}
+
+void counter_clear_visits(struct counter *c)
+{
+    for (uint32_t number = 0; number < c->edge_count; number++) {
+        struct edge *edge = &c->edges[number];
+        edge->count = edge->data = edge->fetch = edge->branch = 0;
+    }
+}
+
+void counter_visits(const struct counter *c, uint32_t number, uint64_t out[4])
+{
+    const struct edge *edge = &c->edges[number];
+    out[0] = edge->count;
+    out[1] = edge->data;
+    out[2] = edge->fetch;
+    out[3] = edge->branch;
+}
+
+/* out: executed, cycles, current edge. */
+void counter_read(const struct counter *c, uint64_t out[3])
+{
+    out[0] = c->executed;
+    out[1] = c->cycles;
+    out[2] = c->current;
+}
+
+void counter_add(struct counter *c, int64_t instructions, int64_t cycles)
+{
+    c->executed += (uint64_t)instructions;
+    c->cycles += (uint64_t)cycles;
+}
+
+void counter_limit(struct counter *c, uint64_t executed)
+{
+    c->limit = executed;
+}
+
+void counter_leave(struct counter *c, uint32_t leaving)
+{
+    __atomic_store_n(&c->leaving, leaving, __ATOMIC_RELEASE);
+}
