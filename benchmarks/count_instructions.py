@@ -24,6 +24,7 @@ from harness.assets import firmware_dir
 from harness.codegen.generate import Generated, generate, serialize_input
 from harness.graph.graph import Graph
 from harness.ops.base import Array
+from harness.ops.packing import row_bytes, unpack_rows
 
 FLASH, RAM, RAM_BYTES = 0x0800_0000, 0x2000_0000, 0x8_0000
 # A page that holds only "bx lr": where inferences return to, and where the observer is.
@@ -43,6 +44,9 @@ UNICORN_MODEL = {
     "cortex-m4": "UC_CPU_ARM_CORTEX_M4",
     "cortex-m7": "UC_CPU_ARM_CORTEX_M7",
 }
+
+# nn_element's packed ones, and their bits.
+_PACKED_BITS = {5: 4, 6: 2}
 
 LINKER_SCRIPT = """
 MEMORY { FLASH (rx) : ORIGIN = 0x08000000, LENGTH = 2M  RAM (rw) : ORIGIN = 0x20001000, LENGTH = 500K }
@@ -182,6 +186,12 @@ class BareCore:
 
     def _on_observer(self, uc: object, _address: int, _size: int, _data: object) -> None:
         layer, data, elements, element = (self._uc.reg_read(self._reg.UC_ARM_REG_R0 + i) for i in range(4))
+        if element in _PACKED_BITS:
+            # As the logical tensor has them, one byte an element: rows come one by one.
+            bits = _PACKED_BITS[element]
+            words = np.frombuffer(bytes(self._uc.mem_read(data, row_bytes(elements, bits))), "<u4")
+            self._observed.append((layer, 0, unpack_rows(words[None], bits, elements).tobytes()))
+            return
         size = elements * (1, 2, 4, 4)[element]
         self._observed.append((layer, element, bytes(self._uc.mem_read(data, size))))
 

@@ -22,17 +22,32 @@ static uint64_t now(void)
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
-/* Adds finished elements to their layer's CRC. An activation in 16 bits, or stored 128 too low, counts as one byte. */
+/* Element `index` as the byte that it is in the logical tensor, of those that are stored as something else. */
+static uint8_t logical(const void *data, uint32_t index, nn_element element)
+{
+    const uint8_t *const bytes = data;
+    switch (element) {
+    case NN_S8:
+        return (uint8_t)(((const int8_t *)data)[index] + 128);
+    case NN_U4:
+        return bytes[index / 2u] >> index % 2u * 4u & 15u;
+    case NN_U2:
+        return bytes[index / 4u] >> index % 4u * 2u & 3u;
+    default:
+        return (uint8_t)((const int16_t *)data)[index];
+    }
+}
+
+/* Adds finished elements to their layer's CRC: every activation counts as one byte. */
 static void observe(uint32_t layer, const void *data, uint32_t elements, nn_element element)
 {
     const uint64_t start = now();
-    if (element == NN_U8_IN_16 || element == NN_S8) {
+    if (element != NN_U8 && element != NN_I32 && element != NN_F32) {
         for (uint32_t index = 0; index < elements;) {
             uint8_t bytes[256];
             uint32_t count = 0;
             for (; count < sizeof bytes && index < elements; count++, index++) {
-                bytes[count] = element == NN_S8 ? (uint8_t)(((const int8_t *)data)[index] + 128)
-                                                : (uint8_t)((const int16_t *)data)[index];
+                bytes[count] = logical(data, index, element);
             }
             crcs[layer] = crc32_update(crcs[layer], bytes, count);
         }

@@ -127,6 +127,13 @@ NN_INLINE float nn_lowest_f32(bool relu)
     return relu ? 0.0f : -__builtin_inff();
 }
 
+/* A finished output: at least 0 with a ReLU, and at most `clip` unless that is 0. */
+NN_INLINE float nn_rectify_f32(float value, bool relu, float clip)
+{
+    const float rectified = relu && !(value > 0.0f) ? 0.0f : value;
+    return clip > 0.0f && rectified > clip ? clip : rectified;
+}
+
 /* Element `index` of an integer tensor. */
 NN_INLINE int32_t nn_load(const void *tensor, uint32_t index, nn_element element)
 {

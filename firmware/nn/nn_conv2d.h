@@ -32,6 +32,7 @@ typedef struct {
     nn_conv2d_shape shape;
     const float *weights;
     const float *bias;
+    float clip; /* what an output is at most; 0: no limit */
 } nn_conv2d_f32_layer;
 
 /* sum(weight * input) of one filter with its kernel's corner at (top, left), which may be in the padding. */
@@ -119,7 +120,7 @@ NN_INLINE void nn_conv2d_f32(const nn_conv2d_f32_layer *layer, const void *input
                     }
                 }
                 best += layer->bias[filter];
-                *out++ = s->relu && !(best > 0.0f) ? 0.0f : best;
+                *out++ = nn_rectify_f32(best, s->relu, layer->clip);
             }
         }
     }

@@ -23,6 +23,7 @@ typedef struct {
     nn_linear_shape shape;
     const float *weights;
     const float *bias;
+    float clip; /* what an output is at most; 0: no limit */
 } nn_linear_f32_layer;
 
 NN_INLINE void nn_linear(const nn_linear_layer *layer, const void *input, void *output)
@@ -48,7 +49,7 @@ NN_INLINE void nn_linear_f32(const nn_linear_f32_layer *layer, const void *input
         for (uint32_t i = 0; i < s->inputs; i++) {
             sum += in[i] * *weights++;
         }
-        out[row] = s->relu && !(sum > 0.0f) ? 0.0f : sum;
+        out[row] = nn_rectify_f32(sum, s->relu, layer->clip);
     }
 }
 

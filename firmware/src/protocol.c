@@ -23,6 +23,11 @@
 #define HARNESS_PROFILE NETWORK_NAME
 #endif
 
+/* Whether layers' outputs may have less than a byte an element; network.h says so where they do. */
+#ifndef NETWORK_PACKED
+#define NETWORK_PACKED 0
+#endif
+
 enum {
     LINE_BYTES = 96,        /* the stock runner's longest line has 65 */
     COUNT_DIGITS = 9,       /* the longest count that always fits 32 bits */
@@ -285,7 +290,14 @@ static void observe_crc(uint32_t layer, const void *data, uint32_t elements, nn_
         return;
     }
     uint32_t crc = layers.crc[layer];
-    if (element == NN_U8_IN_16 || element == NN_S8) {
+    if (NETWORK_PACKED && (element == NN_U4 || element == NN_U2)) {
+        const uint32_t bits = element == NN_U4 ? 4u : 2u;
+        for (uint32_t index = 0; index < elements; index++) {
+            const uint32_t first = index * bits;
+            uint8_t byte = (uint8_t)(((const uint8_t *)data)[first / 8u] >> first % 8u & ((1u << bits) - 1u));
+            crc = crc32_update(crc, &byte, 1);
+        }
+    } else if (element == NN_U8_IN_16 || element == NN_S8) {
         /* Of 16 bits the lower ones, which come first in memory. */
         const uint32_t step = element == NN_S8 ? 1u : 2u, flipped = element == NN_S8 ? 0x80u : 0u;
         for (const uint8_t *next = data; elements; elements--, next += step) {

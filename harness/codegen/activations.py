@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.graph.graph import Graph
 from harness.graph.memory import Request
-from harness.ops.lowering import DEFAULT_STORAGE, Storage
+from harness.ops.lowering import Storage, default_storage
 
 # Tensors and scratch are read by words.
 _ALIGNMENT = 4
@@ -40,27 +40,28 @@ def requests(graph: Graph, uses: Sequence[Use]) -> list[Request]:
 
     The input may be overwritten once the last layer that reads it is done; the output stays until the inference ends.
     """
-    stored = {graph.input: DEFAULT_STORAGE[graph.input_tensor.dtype]}
+    stored = {graph.input: default_storage(graph.input_tensor.dtype, graph.input_tensor.bits)}
     written, read = {graph.input: 0}, {graph.input: 0}
     slack: dict[str, int] = {}
     before: dict[str, dict[str, int]] = {}
     result = []
     for step, use in enumerate(uses):
-        source, output = use.inputs[0], use.output
+        output = use.output
         stored[output] = use.storage
-        slack[source] = max(slack.get(source, 0), use.overread)
+        for source in use.inputs:
+            slack[source] = max(slack.get(source, 0), use.overread)
         slack[output] = use.overwrite
-        # Whoever reads the input after this layer keeps it alive, and then its memory is not given away.
-        last = all(source not in other.inputs for other in uses[step + 1 :])
-        if use.overlap is not None and last:
-            before[output] = {source: use.overlap}
+        # Whoever reads an input after this layer keeps it alive, and then its memory is not given away.
+        dying = [source for source in use.inputs if all(source not in other.inputs for other in uses[step + 1 :])]
+        if use.overlap is not None:
+            before[output] = dict.fromkeys(dying, use.overlap)
         written[output] = read[output] = step
         read |= dict.fromkeys(use.inputs, step)
         if use.scratch_bytes:
             result.append(Request(scratch_name(use.index), use.scratch_bytes, _ALIGNMENT, step, step))
     read[graph.output.name] = len(uses)
     for name, storage in stored.items():
-        size = graph.tensors[name].elements * storage.bytes + slack.get(name, 0)
+        size = storage.size(graph.tensors[name].shape) + slack.get(name, 0)
         size = -(-size // _ALIGNMENT) * _ALIGNMENT
         result.append(Request(name, size, _ALIGNMENT, written[name], read[name], before.get(name, {})))
     return result

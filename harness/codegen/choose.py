@@ -85,7 +85,7 @@ def choose(
         if name not in {layer.name for layer in graph.layers}:
             raise unknown_name("layer", name, [layer.name for layer in graph.layers])
     if kernels == "plain" and not overrides:
-        return tuple(_plain(layer) for layer in graph.layers)
+        return tuple(_plain(layer, site) for layer, site in zip(graph.layers, sites, strict=True))
     candidates = [
         _overridden(layer, site, overrides[layer.name]) if layer.name in overrides else _candidates(layer, site)
         for layer, site in zip(graph.layers, sites, strict=True)
@@ -98,17 +98,26 @@ def available(layer: Operator) -> tuple[Form[Any], ...]:
     return (*layer.forms, *sparse.forms(layer))
 
 
-def _plain(layer: Operator) -> Form[Any]:
-    return next(form for form in layer.forms if form.name == "plain")
+def _plain(layer: Operator, site: Site) -> Form[Any]:
+    """The form that every core runs: "plain", or "packed" where widths or padding want more than that."""
+    found = [form for form in layer.forms if form.name in ("plain", "packed") and form.fits(layer, site)]
+    if not found:
+        raise _no_form(layer)
+    return found[0]
+
+
+def _no_form(layer: Operator) -> InputError:
+    return InputError(f"layer {layer.name}: there are no kernels for a {layer.label} like this")
 
 
 def _overridden(layer: Operator, site: Site, name: str) -> list[_Candidate]:
     known = {form.name: form for form in available(layer)}
     if name not in known:
         raise unknown_name(f"form of layer {layer.name}", name, list(known))
-    if not known[name].applicable(layer, site):
+    reason = known[name].unsuited(layer, site) or known[name].refusal(layer, site)
+    if reason is not None:
         raise InputError(
-            f"layer {layer.name} cannot be stored as {name}: {known[name].refusal(layer, site)}",
+            f"layer {layer.name} cannot be stored as {name}: {reason}",
             hint="leave its form to the harness",
         )
     return [_candidate(known[name], layer, site)]
@@ -116,11 +125,11 @@ def _overridden(layer: Operator, site: Site, name: str) -> list[_Candidate]:
 
 def _candidates(layer: Operator, site: Site) -> list[_Candidate]:
     """The fastest dense form, and the sparse ones that are smaller or faster than it."""
-    fitting = [_candidate(form, layer, site) for form in layer.forms if form.applicable(layer, site)]
+    fitting = [_candidate(form, layer, site) for form in layer.forms if form.fits(layer, site)]
     if not fitting:
-        raise InputError(f"layer {layer.name}: there are no kernels for {layer.label} of this kind")
+        raise _no_form(layer)
     dense = min(fitting, key=lambda candidate: candidate.cost.instructions)
-    others = [_candidate(form, layer, site) for form in sparse.forms(layer) if form.applicable(layer, site)]
+    others = [_candidate(form, layer, site) for form in sparse.forms(layer) if form.fits(layer, site)]
     gaining = [
         other
         for other in others

@@ -31,7 +31,18 @@ from harness.graph.graph import Graph, Tensor
 from harness.graph.memory import Plan, plan
 from harness.ops.base import Array, Operator, Shape
 from harness.ops.linear import Linear
-from harness.ops.lowering import DEFAULT_STORAGE, Form, Interleaving, Layout, Lowering, Site, Storage, Target
+from harness.ops.lowering import (
+    Form,
+    Interleaving,
+    Layout,
+    Lowering,
+    Site,
+    Storage,
+    Target,
+    default_storage,
+    image_rows,
+)
+from harness.ops.packing import WEIGHT_RANGES
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -136,6 +147,9 @@ def generate(
     InputError for an unknown `kernels`, `prefer`, layer or form, for a form that does not fit its layer, for a layer
     that cannot be expressed, and for parameters that are not finite.
     """
+    for tensor in (graph.input_tensor, graph.output):
+        if default_storage(tensor.dtype, tensor.bits).packed:
+            raise InputError(f"{graph.name}: its input and its output must have 8 bits or more, not {tensor.bits}")
     baseline = baselines.find(graph, kernels)
     if baseline is None and kernels not in KERNELS:
         raise unknown_name("kernels", kernels, (*KERNELS, *baselines.names()))
@@ -261,6 +275,9 @@ def _lower(
     sites = [_default_site(graph, layer, target) for layer in graph.layers]
     if baseline is not None:
         forms = baseline.forms(graph)
+        for layer, form, site in zip(graph.layers, forms, sites, strict=True):
+            if reason := form.unsuited(layer, site):
+                raise InputError(f"kernels {kernels} cannot run layer {layer.name}: {reason}")
     else:
         forms = choose(graph, sites, kernels=kernels, prefer=prefer, overrides=overrides)
     storages = _storages(graph, forms, sites)
@@ -277,6 +294,7 @@ def _lower(
             storages[layer.output],
             layouts[layer.inputs[0]],
             layouts[layer.output],
+            second_input=storages[layer.inputs[1]] if len(layer.inputs) > 1 else None,
         )
         lowering = form.lower(_in_stored_order(layer, site), site)
         scratch = scratch_name(index) if lowering.scratch_bytes else None
@@ -307,13 +325,29 @@ def _check_parameters(layer: Operator) -> None:
     for parameter, values in layer.parameters.items():
         if not np.isfinite(values).all():
             raise InputError(f"layer {layer.name}: its {parameter} holds values that are not finite")
+    bits, weight = getattr(layer, "weight_bits", 8), layer.parameters.get("weight")
+    if bits != 8 and weight is not None:
+        lowest, highest = WEIGHT_RANGES[bits]
+        if weight.min(initial=0) < lowest or weight.max(initial=0) > highest:
+            raise InputError(f"layer {layer.name}: its weights do not fit {bits} bits")
+    if (
+        "shift" in layer.parameters
+        and not 1 <= layer.parameters["shift"].min() <= layer.parameters["shift"].max() <= 62
+    ):
+        raise InputError(f"layer {layer.name}: its scales want shifts outside 1 to 62")
 
 
 def _default_site(graph: Graph, layer: Operator, target: Target) -> Site:
-    if len(layer.inputs) != 1:
-        raise InputError(f"layer {layer.name} reads {len(layer.inputs)} tensors; generated layers read one")
-    source, result = graph.tensors[layer.inputs[0]], graph.tensors[layer.output]
-    return Site(target, source.shape, result.shape, DEFAULT_STORAGE[source.dtype], DEFAULT_STORAGE[result.dtype])
+    inputs, result = [graph.tensors[name] for name in layer.inputs], graph.tensors[layer.output]
+    stored = [default_storage(tensor.dtype, tensor.bits) for tensor in inputs]
+    return Site(
+        target,
+        inputs[0].shape,
+        result.shape,
+        stored[0],
+        default_storage(result.dtype, result.bits),
+        second_input=stored[1] if len(stored) > 1 else None,
+    )
 
 
 def _storages(graph: Graph, forms: Sequence[Form[Any]], sites: Sequence[Site]) -> dict[str, Storage]:
@@ -321,12 +355,12 @@ def _storages(graph: Graph, forms: Sequence[Form[Any]], sites: Sequence[Site]) -
 
     The network's input and output keep the default: others read and write them.
     """
-    storages = {tensor.name: DEFAULT_STORAGE[tensor.dtype] for tensor in graph.tensors.values()}
+    storages = {tensor.name: default_storage(tensor.dtype, tensor.bits) for tensor in graph.tensors.values()}
     for layer, form, site in zip(graph.layers, forms, sites, strict=True):
         if layer.output == graph.output.name:
             continue
         wishes = {
-            reader_form.reads(reader, reader_site)
+            reader_form.reads(reader, reader_site) if len(reader.inputs) == 1 else storages[layer.output]
             for reader, reader_form, reader_site in zip(graph.layers, forms, sites, strict=True)
             if layer.output in reader.inputs
         }
@@ -384,8 +418,9 @@ def _record(graph: Graph, entry: _Placed) -> GeneratedLayer:
     site = entry.site
     use = _use(entry)
     # What lies between interleaved layers is nowhere but in the second one's scratch.
-    source = 0 if entry.leader else int(np.prod(site.input_shape)) * site.input.bytes
-    result = 0 if entry.inside else int(np.prod(site.output_shape)) * site.output.bytes
+    source = 0 if entry.leader else site.input.size(site.input_shape)
+    source += site.second_input.size(site.input_shape) if site.second_input else 0
+    result = 0 if entry.inside else site.output.size(site.output_shape)
     scratch = 0 if entry.inside else use.scratch_bytes
     return GeneratedLayer(
         index=entry.index,
@@ -419,6 +454,7 @@ def _context(graph: Graph, placed: tuple[_Placed, ...], memory: Plan, variant: s
         "variant_literal": names.literal(variant),
         "headers": sorted({entry.lowering.header for entry in placed}),
         "integer": graph.integer,
+        "packed": any(entry.site.output.packed for entry in placed),
         "input": _tensor_context(graph.input_tensor, "pixel"),
         "output": _tensor_context(graph.output, "score"),
         "score": _score(graph.output),
@@ -520,6 +556,7 @@ def _layer_context(graph: Graph, entry: _Placed, memory: Plan) -> dict[str, Any]
         "call": None if entry.inside else _call(entry, memory),
         "output_offset": memory.offsets.get(entry.layer.output),
         "elements": graph.tensors[entry.layer.output].elements,
+        "rows": image_rows(site.output_shape) if site.output.packed else None,
         "storage": site.output.value,
     }
 
@@ -527,11 +564,12 @@ def _layer_context(graph: Graph, entry: _Placed, memory: Plan) -> dict[str, Any]
 def _call(entry: _Placed, memory: Plan) -> dict[str, str]:
     """How a layer's function is declared, what it calls, and with what it is called."""
     first = entry.leader or entry
-    buffers = [memory.offsets[first.layer.inputs[0]], memory.offsets[entry.layer.output]]
+    buffers = [memory.offsets[name] for name in (*first.layer.inputs, entry.layer.output)]
+    roles = ["input", "second", "output"] if len(first.layer.inputs) == 2 else ["input", "output"]
     if entry.scratch:
         buffers.append(memory.offsets[entry.scratch])
-    roles = ["input", "output", "scratch"][: len(buffers)]
-    parameters = [f"{'const ' if role == 'input' else ''}void *{role}" for role in roles]
+        roles.append("scratch")
+    parameters = [f"{'const ' if role in ('input', 'second') else ''}void *{role}" for role in roles]
     arguments = [f"arena + {offset}" for offset in buffers]
     if entry.leader is None or entry.interleaving is None:
         record = f"&{entry.symbol}_layer"
@@ -556,8 +594,10 @@ def _call(entry: _Placed, memory: Plan) -> dict[str, str]:
 
 def _where(graph: Graph, entry: _Placed, memory: Plan) -> str:
     """Where a layer's tensors lie, for readers."""
-    source, result = entry.layer.inputs[0], entry.layer.output
-    reads = f"reads {_buffer(graph, source, entry.site.input, memory)}"
+    result = entry.layer.output
+    stored = (entry.site.input, entry.site.second_input or entry.site.input)
+    sources = [_buffer(graph, *pair, memory) for pair in zip(entry.layer.inputs, stored, strict=False)]
+    reads = f"reads {' and '.join(sources)}"
     writes = f"writes {_buffer(graph, result, entry.site.output, memory)}"
     if entry.inside:
         return f"{reads}; its rows go straight into the window of the next layer"
@@ -572,7 +612,7 @@ def _range(offset: int, size: int) -> str:
 def _buffer(graph: Graph, name: str, storage: Storage, memory: Plan) -> str:
     if name not in memory.offsets:
         return names.comment(name)
-    size = graph.tensors[name].elements * storage.bytes
+    size = storage.size(graph.tensors[name].shape)
     return f"{names.comment(name)} at {_range(memory.offsets[name], size)}"
 
 

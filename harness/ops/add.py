@@ -9,7 +9,8 @@ import numpy as np
 
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Requantization, Shape, relu_label
-from harness.ops.lowering import Form
+from harness.ops.lowering import Cost, Form, Lowering, Site, Storage, clip_field, image_rows
+from harness.ops.packed import STORAGES, words
 
 # Bits of the larger multiplier: with activations of up to 8 bits both products fit one SMLAD of 16-bit pairs. The sum
 # is then off by less than 255 * 2**-15 steps of the larger input, far below the rounding that follows.
@@ -35,7 +36,7 @@ class Add(Operator):
 
     @property
     def forms(self) -> tuple[Form[Any], ...]:
-        return ()
+        return (PlainAddF32(),) if self.requantize is None else (PlainAdd(),)
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -78,3 +79,73 @@ class Add(Operator):
             shift += 1
         multiplier = np.array([round(scale * 2.0**shift) for scale in scales], np.int64)
         return Requantization(multiplier, np.full(2, shift, np.int64), zero_point, bits)
+
+
+class PlainAdd(Form[Add]):
+    """One element at a time, of any width."""
+
+    name = "plain"
+    storages = STORAGES - {Storage.I32}
+
+    def applicable(self, layer: Add, site: Site) -> bool:
+        return True
+
+    def cost(self, layer: Add, site: Site) -> Cost:
+        return Cost(0, 0, 25 * int(np.prod(site.output_shape)), code=200, overlap=self._overlap(site))
+
+    def writes(self, layer: Add, site: Site) -> frozenset[Storage]:
+        return frozenset({site.output})
+
+    def lower(self, layer: Add, site: Site) -> Lowering:
+        assert layer.requantize is not None and site.second_input is not None
+        rows, elements = image_rows(site.output_shape)
+        multipliers, shift = layer.requantize.multiplier.tolist(), int(layer.requantize.shift[0])
+        zero = sum(point * factor for point, factor in zip(layer.input_zero_points, multipliers, strict=True))
+        return Lowering(
+            form=self.name,
+            header="nn_add.h",
+            kernel="nn_add",
+            record="nn_add_layer",
+            fields={
+                "rows": rows,
+                "elements": elements,
+                "input": site.input.value,
+                "second": site.second_input.value,
+                "output": site.output.value,
+                "multiplier": tuple(multipliers),
+                "offset": (1 << (shift - 1)) - zero,
+                "shift": shift,
+                "zero_point": layer.requantize.zero_point,
+                "bits": layer.requantize.bits,
+            },
+            overlap=self._overlap(site),
+        )
+
+    def _overlap(self, site: Site) -> int:
+        """How far before an input the output must start: by what its rows are longer, all together."""
+        assert site.second_input is not None
+        read = min(stored.size(site.output_shape) for stored in (site.input, site.second_input))
+        return words(max(0, site.output.size(site.output_shape) - read))
+
+
+class PlainAddF32(Form[Add]):
+    """Floats, one element at a time."""
+
+    name = "plain"
+    clips = True
+
+    def applicable(self, layer: Add, site: Site) -> bool:
+        return True
+
+    def cost(self, layer: Add, site: Site) -> Cost:
+        return Cost(0, 0, 8 * int(np.prod(site.output_shape)), overlap=0)
+
+    def lower(self, layer: Add, site: Site) -> Lowering:
+        return Lowering(
+            form=self.name,
+            header="nn_add.h",
+            kernel="nn_add_f32",
+            record="nn_add_f32_layer",
+            fields={"elements": int(np.prod(site.output_shape)), "relu": layer.relu, **clip_field(layer.clip)},
+            overlap=0,
+        )

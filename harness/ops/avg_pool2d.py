@@ -43,7 +43,7 @@ class AvgPool2d(Operator):
 
     @property
     def forms(self) -> tuple[Form[Any], ...]:
-        return (PlainAvgPool2d(),)
+        return PlainAvgPool2d(), PackedAvgPool2d()
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -98,5 +98,35 @@ class PlainAvgPool2d(Form[AvgPool2d]):
             kernel="nn_avg_pool2d" if integer else "nn_avg_pool2d_f32",
             record="nn_avg_pool2d_layer",
             fields=fields,
+            constants=requantization_constants(layer.requantize),
+        )
+
+
+class PackedAvgPool2d(Form[AvgPool2d]):
+    """One loop for integers of 2, 4 or 8 bits (nn_pool2d_packed.h)."""
+
+    name = "packed"
+    storages = frozenset({Storage.U8, Storage.U4, Storage.U2})
+
+    def applicable(self, layer: AvgPool2d, site: Site) -> bool:
+        return True
+
+    def cost(self, layer: AvgPool2d, site: Site) -> Cost:
+        return Cost(0, 0, 2 * pool_instructions(layer.window, site), code=150)
+
+    def writes(self, layer: AvgPool2d, site: Site) -> frozenset[Storage]:
+        return frozenset({site.output})
+
+    def lower(self, layer: AvgPool2d, site: Site) -> Lowering:
+        return Lowering(
+            form=self.name,
+            header="nn_pool2d_packed.h",
+            kernel="nn_avg_pool2d_packed",
+            record="nn_avg_pool2d_layer",
+            fields={
+                "shape": pool_fields(layer.window, site),
+                "input_zero_point": layer.input_zero_point,
+                "requantize": requantization_fields(layer.requantize),
+            },
             constants=requantization_constants(layer.requantize),
         )

@@ -11,6 +11,7 @@ from harness.errors import InputError
 from harness.ops.base import Array, Operator, Requantization, Shape, exact_float, finished, padding_edges, relu_label
 from harness.ops.conv2d_f32_groups import GroupsConv2dF32
 from harness.ops.conv2d_gray import GrayConv2d
+from harness.ops.conv2d_packed import PackedConv2d
 from harness.ops.conv2d_pairs import PairsConv2d
 from harness.ops.conv2d_tile import TileConv2d
 from harness.ops.lowering import (
@@ -21,6 +22,7 @@ from harness.ops.lowering import (
     Reference,
     Site,
     Value,
+    clip_field,
     requantization_constants,
     requantization_fields,
 )
@@ -71,7 +73,7 @@ class Conv2d(Operator):
     @property
     def forms(self) -> tuple[Form[Any], ...]:
         if self.integer:
-            return GrayConv2d(), PairsConv2d(), TileConv2d(), PlainConv2d()
+            return GrayConv2d(), PairsConv2d(), TileConv2d(), PlainConv2d(), PackedConv2d()
         return GroupsConv2dF32(), PlainConv2dF32()
 
     @property
@@ -167,6 +169,7 @@ class PlainConv2d(Form[Conv2d]):
     """Weights as they are, one multiplication at a time: for cores without SIMD, and for odd shapes."""
 
     name = "plain"
+    asymmetric = True
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         return True
@@ -199,6 +202,8 @@ class PlainConv2dF32(Form[Conv2d]):
     """Floats, one multiplication at a time."""
 
     name = "plain"
+    asymmetric = True
+    clips = True
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         return True
@@ -216,6 +221,7 @@ class PlainConv2dF32(Form[Conv2d]):
                 "shape": conv_shape(layer, site),
                 "weights": Reference("weights"),
                 "bias": Reference("bias"),
+                **clip_field(layer.clip),
             },
             constants=(
                 Constant("weights", "float", layer.weight.astype(np.float32).ravel()),

@@ -9,7 +9,30 @@ import numpy as np
 
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Requantization, Shape, finished, padding_edges, relu_label
-from harness.ops.lowering import Form
+from harness.ops.lowering import (
+    Constant,
+    Cost,
+    Form,
+    Lowering,
+    Reference,
+    Site,
+    Storage,
+    Value,
+    clip_field,
+    requantization_constants,
+    requantization_fields,
+)
+from harness.ops.packed import (
+    STORAGES,
+    WEIGHT_BITS,
+    Window,
+    border,
+    row_buffer,
+    weight_fields,
+    weights_bytes,
+    weights_constant,
+    words,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +68,7 @@ class DepthwiseConv2d(Operator):
 
     @property
     def forms(self) -> tuple[Form[Any], ...]:
-        return ()
+        return (PlainDepthwise(),) if self.integer else (PlainDepthwiseF32(),)
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -94,3 +117,117 @@ class DepthwiseConv2d(Operator):
         return finished(
             self.accumulate(inputs[0]), self.requantize, integer=self.integer, relu=self.relu, clip=self.clip
         )
+
+
+def depthwise_shape(layer: DepthwiseConv2d, site: Site) -> dict[str, Value]:
+    """The initialiser of an nn_conv2d_shape."""
+    height, width, channels = site.input_shape
+    return {
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "rows": site.output_shape[0],
+        "columns": site.output_shape[1],
+        "filters": channels,
+        "kernel": layer.weight.shape[1:],
+        "stride": layer.stride,
+        "padding": layer.padding,
+        "pool": (1, 1),
+        "pool_stride": (1, 1),
+        "relu": layer.relu,
+        "input": site.input.value,
+        "output": site.output.value,
+    }
+
+
+class PlainDepthwise(Form[DepthwiseConv2d]):
+    """One multiplication at a time, with weights and activations of any width (nn_depthwise.h)."""
+
+    name = "plain"
+    storages = STORAGES
+    weight_bits = WEIGHT_BITS
+    asymmetric = True
+
+    def applicable(self, layer: DepthwiseConv2d, site: Site) -> bool:
+        return True
+
+    def cost(self, layer: DepthwiseConv2d, site: Site) -> Cost:
+        channels, taps = len(layer.weight), int(layer.weight[0].size)
+        return Cost(
+            flash=weights_bytes(taps, channels, layer.weight_bits) + 9 * channels,
+            scratch=self._scratch(layer, site),
+            instructions=7 * layer.macs(site.input_shape)
+            + 20 * int(np.prod(site.output_shape))
+            + 5 * int(np.prod(site.input_shape)),
+            code=500,
+            overlap=self._window(layer, site).overlap(),
+        )
+
+    def writes(self, layer: DepthwiseConv2d, site: Site) -> frozenset[Storage]:
+        return frozenset({site.output})
+
+    def lower(self, layer: DepthwiseConv2d, site: Site) -> Lowering:
+        return Lowering(
+            form=self.name,
+            header="nn_depthwise.h",
+            kernel="nn_depthwise",
+            record="nn_depthwise_layer",
+            fields={
+                "shape": depthwise_shape(layer, site),
+                "border": border(layer),
+                **weight_fields(layer.weight_bits),
+                "requantize": requantization_fields(layer.requantize),
+            },
+            constants=(
+                weights_constant(_by_tap(layer), layer.weight_bits),
+                Constant("bias", "int32_t", layer.bias.astype(np.int32)),
+                *requantization_constants(layer.requantize),
+            ),
+            scratch_bytes=self._scratch(layer, site),
+            overlap=self._window(layer, site).overlap(),
+        )
+
+    def _window(self, layer: DepthwiseConv2d, site: Site) -> Window:
+        return Window(layer, site, int(layer.weight.shape[1]))
+
+    def _scratch(self, layer: DepthwiseConv2d, site: Site) -> int:
+        """Bytes of the window, of all weights and of one row of outputs."""
+        tile = words(int(layer.weight.size)) if layer.weight_bits < 8 else 0
+        return self._window(layer, site).bytes + tile + row_buffer(site)
+
+
+class PlainDepthwiseF32(Form[DepthwiseConv2d]):
+    """Floats, one multiplication at a time."""
+
+    name = "plain"
+    asymmetric = True
+    clips = True
+
+    def applicable(self, layer: DepthwiseConv2d, site: Site) -> bool:
+        return True
+
+    def cost(self, layer: DepthwiseConv2d, site: Site) -> Cost:
+        return Cost(4 * (layer.weight.size + len(layer.bias)), 0, 12 * layer.macs(site.input_shape))
+
+    def lower(self, layer: DepthwiseConv2d, site: Site) -> Lowering:
+        return Lowering(
+            form=self.name,
+            header="nn_depthwise.h",
+            kernel="nn_depthwise_f32",
+            record="nn_depthwise_f32_layer",
+            fields={
+                "shape": depthwise_shape(layer, site),
+                "weights": Reference("weights"),
+                "bias": Reference("bias"),
+                **clip_field(layer.clip),
+            },
+            constants=(
+                Constant("weights", "float", _by_tap(layer).astype(np.float32).ravel()),
+                Constant("bias", "float", layer.bias.astype(np.float32)),
+            ),
+        )
+
+
+def _by_tap(layer: DepthwiseConv2d) -> Array:
+    """(KH * KW, C): the weights of each position of the kernel side by side, as they meet (H, W, C) inputs."""
+    return np.ascontiguousarray(layer.weight.reshape(len(layer.weight), -1).T)

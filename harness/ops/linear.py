@@ -10,6 +10,7 @@ import numpy as np
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Requantization, Shape, exact_float, finished, relu_label
 from harness.ops.linear_f32_rows import RowsLinearF32
+from harness.ops.linear_packed import PackedLinear
 from harness.ops.linear_quads import QuadsLinear
 from harness.ops.lowering import (
     Constant,
@@ -19,6 +20,7 @@ from harness.ops.lowering import (
     Reference,
     Site,
     Value,
+    clip_field,
     requantization_constants,
     requantization_fields,
 )
@@ -51,7 +53,7 @@ class Linear(Operator):
     @property
     def forms(self) -> tuple[Form[Any], ...]:
         if self.integer:
-            return QuadsLinear(), PlainLinear()
+            return QuadsLinear(), PlainLinear(), PackedLinear()
         return RowsLinearF32(), PlainLinearF32()
 
     @property
@@ -132,6 +134,7 @@ class PlainLinearF32(Form[Linear]):
     """Floats, one multiplication at a time."""
 
     name = "plain"
+    clips = True
 
     def applicable(self, layer: Linear, site: Site) -> bool:
         return True
@@ -149,6 +152,7 @@ class PlainLinearF32(Form[Linear]):
                 "shape": linear_shape(layer, site),
                 "weights": Reference("weights"),
                 "bias": Reference("bias"),
+                **clip_field(layer.clip),
             },
             constants=(
                 Constant("weights", "float", layer.weight.astype(np.float32).ravel()),

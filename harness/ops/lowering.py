@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from harness.boards import DSP_CORES
+from harness.ops.packing import row_bytes
 
 if TYPE_CHECKING:
     from harness.ops.base import Array, Operator, Requantization, Shape
@@ -28,11 +29,39 @@ class Storage(Enum):
     I32 = "NN_I32"
     F32 = "NN_F32"
     S8 = "NN_S8"
+    U4 = "NN_U4"
+    U2 = "NN_U2"
+
+    @property
+    def bits(self) -> int:
+        """Bits of one element."""
+        wide = {Storage.U8: 8, Storage.U8_IN_16: 16, Storage.I32: 32, Storage.F32: 32, Storage.S8: 8}
+        return {**wide, Storage.U4: 4, Storage.U2: 2}[self]
+
+    @property
+    def packed(self) -> bool:
+        """Whether several elements share a byte; rows then begin at words."""
+        return self in (Storage.U4, Storage.U2)
 
     @property
     def bytes(self) -> int:
-        """Bytes of one element."""
-        return {Storage.U8: 1, Storage.U8_IN_16: 2, Storage.I32: 4, Storage.F32: 4, Storage.S8: 1}[self]
+        """Bytes of one element; not of packed ones."""
+        assert not self.packed
+        return self.bits // 8
+
+    def row_bytes(self, elements: int) -> int:
+        """Bytes from one row to the next."""
+        return row_bytes(elements, self.bits) if self.packed else elements * self.bytes
+
+    def size(self, shape: Shape) -> int:
+        """Bytes of a tensor: (H, W, C) in H rows, or a vector."""
+        rows, elements = image_rows(shape)
+        return rows * self.row_bytes(elements)
+
+
+def image_rows(shape: Shape) -> tuple[int, int]:
+    """(rows, elements of each) of an activation as it is stored: (H, W, C) has H rows, a vector one."""
+    return (1, shape[0]) if len(shape) == 1 else (shape[0], int(np.prod(shape[1:])))
 
 
 class Layout(Enum):
@@ -43,6 +72,14 @@ class Layout(Enum):
 
 
 DEFAULT_STORAGE = {"uint8": Storage.U8, "int32": Storage.I32, "float32": Storage.F32}
+
+# What forms read and write that know nothing of packed rows.
+UNPACKED = frozenset(Storage) - {Storage.U4, Storage.U2}
+
+
+def default_storage(dtype: str, bits: int) -> Storage:
+    """How a tensor is stored unless its writer and its readers agree on something else."""
+    return {4: Storage.U4, 2: Storage.U2}.get(bits, Storage.U8) if dtype == "uint8" else DEFAULT_STORAGE[dtype]
 
 
 @dataclass(frozen=True)
@@ -63,7 +100,7 @@ class Site:
 
     Layouts are those of (H, W, C) tensors; vectors have only one, and linear layers always see HWC: code generation
     permutes their columns. output_margin: columns on either side of each row and channel of the output that belong to
-    somebody else.
+    somebody else. second_input: how the other input is stored, of layers that read two (of one shape, both HWC).
     """
 
     target: Target
@@ -74,6 +111,7 @@ class Site:
     input_layout: Layout = Layout.HWC
     output_layout: Layout = Layout.HWC
     output_margin: int = 0
+    second_input: Storage | None = None
 
 
 @dataclass(frozen=True)
@@ -116,13 +154,19 @@ class Reference:
     constant: str
 
 
+def float_literal(value: float) -> str:
+    """A float32 as C text, exact."""
+    text = f"{np.float32(value):.9g}"
+    return text + ("f" if "." in text or "e" in text else ".0f")
+
+
 # The initialiser of a C record: numbers, booleans, enumerators, arrays, nested records, addresses of constants.
 Value = int | bool | str | Reference | tuple[int, ...] | Mapping[str, "Value"]
 
 
 @dataclass(frozen=True, eq=False)
 class Lowering:
-    """One layer in C: `kernel(&record, input, output[, scratch])`.
+    """One layer in C: `kernel(&record, input[, second input], output[, scratch])`.
 
     form: the storage form's name. header: the file in firmware/nn/ that defines `kernel` and the type `record`.
     fields: the record's initialiser. scratch_bytes: memory that only this layer needs; 0: the kernel takes none.
@@ -180,9 +224,17 @@ class Form(ABC, Generic[O]):
 
     Code generation calls applicable, then cost to choose, then reads and writes to settle how tensors are stored (all
     these with the default storages of each dtype in `site`), and lower in the end.
+
+    storages: what it can read and write, of what sites may have; weight_bits: how many bits its stored weights have;
+    asymmetric: whether padding may differ between the sides of an image; clips: whether it ends floats at a layer's
+    `clip`. Where a layer wants what these rule out, the form is not even asked (see `refusal`).
     """
 
     name: ClassVar[str]
+    storages: ClassVar[frozenset[Storage]] = UNPACKED
+    weight_bits: ClassVar[frozenset[int]] = frozenset({8})
+    asymmetric: ClassVar[bool] = False
+    clips: ClassVar[bool] = False
 
     @abstractmethod
     def applicable(self, layer: O, site: Site) -> bool:
@@ -199,6 +251,24 @@ class Form(ABC, Generic[O]):
     def refusal(self, layer: O, site: Site) -> str | None:
         """Why this form does not fit `layer`, in a few words; None when it does."""
         return None if self.applicable(layer, site) else "its shape or the core rules that out"
+
+    def unsuited(self, layer: O, site: Site) -> str | None:
+        """What of `layer` or of how its tensors are stored this form knows nothing of, in a few words."""
+        stored = {site.input, site.output} | ({site.second_input} if site.second_input else set())
+        bits = getattr(layer, "weight_bits", 8)
+        if not stored <= self.storages:
+            return "its tensors are packed"
+        if bits not in self.weight_bits:
+            return f"its weights have {bits} bits"
+        if getattr(layer, "padding_after", None) is not None and not self.asymmetric:
+            return "its padding differs between the sides of the image"
+        if getattr(layer, "clip", None) is not None and not self.clips:
+            return "its ReLU has an upper limit"
+        return None
+
+    def fits(self, layer: O, site: Site) -> bool:
+        """Whether this form can be taken for `layer`."""
+        return self.unsuited(layer, site) is None and self.applicable(layer, site)
 
     def reads(self, layer: O, site: Site) -> Storage:
         """How this form would like its input stored; it must also cope with the default, in case others read it too."""
@@ -222,6 +292,11 @@ class Form(ABC, Generic[O]):
     def writes_layouts(self, layer: O, site: Site) -> frozenset[Layout]:
         """In which layouts this form can write its output, HWC among them."""
         return frozenset({Layout.HWC})
+
+
+def clip_field(clip: float | None) -> dict[str, Value]:
+    """The field of a float layer's record that limits its outputs; 0, which is no limit, is left out."""
+    return {} if clip is None else {"clip": float_literal(clip)}
 
 
 def requantization_fields(r: Requantization | None) -> dict[str, Value]:

@@ -59,7 +59,7 @@ class MaxPool2d(Operator):
 
     @property
     def forms(self) -> tuple[Form[Any], ...]:
-        return (PlainMaxPool2d(),)
+        return PlainMaxPool2d(), PackedMaxPool2d()
 
     def output_shape(self, *inputs: Shape) -> Shape:
         height, width, channels = inputs[0]
@@ -98,12 +98,12 @@ def pool_instructions(window: Window, site: Site) -> int:
 
 
 class PlainMaxPool2d(Form[MaxPool2d]):
-    """One loop for every dtype and shape."""
+    """One loop for every dtype and shape without padding."""
 
     name = "plain"
 
     def applicable(self, layer: MaxPool2d, site: Site) -> bool:
-        return True
+        return layer.window.padding == (0, 0)
 
     def cost(self, layer: MaxPool2d, site: Site) -> Cost:
         return Cost(0, 0, pool_instructions(layer.window, site))
@@ -116,4 +116,30 @@ class PlainMaxPool2d(Form[MaxPool2d]):
             kernel=kernel,
             record="nn_max_pool2d_layer",
             fields={"shape": pool_fields(layer.window, site)},
+        )
+
+
+class PackedMaxPool2d(Form[MaxPool2d]):
+    """One loop for integers of 2, 4 or 8 bits and for floats, with padding (nn_pool2d_packed.h)."""
+
+    name = "packed"
+    storages = frozenset({Storage.U8, Storage.U4, Storage.U2, Storage.F32})
+
+    def applicable(self, layer: MaxPool2d, site: Site) -> bool:
+        return site.input is site.output
+
+    def cost(self, layer: MaxPool2d, site: Site) -> Cost:
+        return Cost(0, 0, 2 * pool_instructions(layer.window, site), code=150)
+
+    def writes(self, layer: MaxPool2d, site: Site) -> frozenset[Storage]:
+        return frozenset({site.output})
+
+    def lower(self, layer: MaxPool2d, site: Site) -> Lowering:
+        kernel = "nn_max_pool2d_padded_f32" if site.input is Storage.F32 else "nn_max_pool2d_packed"
+        return Lowering(
+            form=self.name,
+            header="nn_pool2d_packed.h",
+            kernel=kernel,
+            record="nn_max_pool2d_packed_layer",
+            fields={"shape": pool_fields(layer.window, site), "padding": layer.window.padding},
         )

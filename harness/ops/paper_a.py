@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Shape
-from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site, Storage, Value
+from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site, Storage, Value, float_literal
 from harness.ops.max_pool2d import Window
 
 # What an 8-bit difference of indices can bridge.
@@ -201,7 +201,7 @@ class PaperA(Form[_PaperALayer]):
                 "inputs": layer.weight.shape[1],
                 "rows": layer.weight.shape[2] if convolution else 1,
                 "columns": layer.weight.shape[3] if convolution else 1,
-                "scale": _float(layer.weight_scale),
+                "scale": float_literal(layer.weight_scale),
                 "values": Reference("values"),
                 "steps": Reference("steps"),
                 "bias": Reference("bias"),
@@ -237,13 +237,7 @@ def _tensor(shape: Shape, storage: Storage, scale: float, zero_point: int) -> di
         "channels": channels,
         "rows": rows,
         "columns": columns,
-        "scale": _float(scale),
+        "scale": float_literal(scale),
         "zero_point": zero_point - OFFSET,
         "is_unsigned": storage is Storage.U8,
     }
-
-
-def _float(value: float) -> str:
-    """A float32 as C text, exact."""
-    text = f"{np.float32(value):.9g}"
-    return text + ("f" if "." in text or "e" in text else ".0f")

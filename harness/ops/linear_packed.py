@@ -1,0 +1,83 @@
+"""The fully connected layer with weights and activations of 2, 4 or 8 bits (nn_linear_packed.h), for every core."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.ops.lowering import (
+    Constant,
+    Cost,
+    Form,
+    Lowering,
+    Site,
+    Storage,
+    image_rows,
+    requantization_constants,
+    requantization_fields,
+)
+from harness.ops.packed import (
+    STORAGES,
+    WEIGHT_BITS,
+    row_buffer,
+    weight_fields,
+    weights_bytes,
+    weights_constant,
+    words,
+)
+
+if TYPE_CHECKING:
+    from harness.ops.linear import Linear
+
+
+class PackedLinear(Form["Linear"]):
+    """One multiplication at a time, on inputs and rows of weights that are made bytes before."""
+
+    name = "packed"
+    storages = STORAGES
+    weight_bits = WEIGHT_BITS
+
+    def applicable(self, layer: Linear, site: Site) -> bool:
+        return site.input is not Storage.I32
+
+    def cost(self, layer: Linear, site: Site) -> Cost:
+        outputs, inputs = layer.weight.shape
+        return Cost(
+            flash=weights_bytes(outputs, inputs, layer.weight_bits) + 9 * outputs,
+            scratch=self._scratch(layer, site),
+            instructions=(6 if layer.weight_bits == 8 else 10) * layer.weight.size + 5 * inputs,
+            code=350,
+        )
+
+    def writes(self, layer: Linear, site: Site) -> frozenset[Storage]:
+        return frozenset({site.output})
+
+    def lower(self, layer: Linear, site: Site) -> Lowering:
+        from harness.ops.linear import linear_shape
+
+        scratch = self._scratch(layer, site)
+        return Lowering(
+            form=self.name,
+            header="nn_linear_packed.h",
+            kernel="nn_linear_packed",
+            record="nn_linear_packed_layer",
+            fields={
+                "shape": linear_shape(layer, site),
+                "rows": image_rows(site.input_shape)[0] if site.input.packed else 1,
+                **weight_fields(layer.weight_bits),
+                "requantize": requantization_fields(layer.requantize),
+            },
+            constants=(
+                weights_constant(layer.weight, layer.weight_bits),
+                Constant("bias", "int32_t", layer.bias.astype(np.int32)),
+                *requantization_constants(layer.requantize),
+            ),
+            # The kernel takes a scratch in any case.
+            scratch_bytes=max(scratch, 4),
+        )
+
+    def _scratch(self, layer: Linear, site: Site) -> int:
+        """Bytes of the unpacked input, of one row of weights and of the outputs before they are packed."""
+        inputs = words(int(layer.weight.shape[1]))
+        return inputs * (site.input.packed + (layer.weight_bits < 8)) + row_buffer(site)
