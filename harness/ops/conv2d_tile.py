@@ -49,6 +49,8 @@ class TileConv2d(Form["Conv2d"]):
     """Two pixels and four filters at a time; weights are unpacked once per block of outputs."""
 
     name = "tile"
+    weight_bits = frozenset({2, 4, 8})
+    asymmetric = True
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         if not site.target.dsp or layer.weight.shape[0] < 4:
