@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class HarnessError(Exception):
@@ -34,7 +34,14 @@ class BuildError(HarnessError):
 
 
 class DoesNotFit(BuildError):
-    """The image is larger than the board's memory: exit code 2. A sweep lists it and goes on."""
+    """The image is larger than the board's memory: exit code 2. A sweep lists it and goes on.
+
+    overflows: by how many bytes, of "flash" and of "ram".
+    """
+
+    def __init__(self, message: str, *, overflows: Mapping[str, int] | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.overflows = dict(overflows or {})
 
 
 class GateError(HarnessError):

@@ -32,6 +32,7 @@ from harness.ops.base import Array
 from harness.progress import Reporter, Silent
 from harness.results import record
 from harness.results.record import Result
+from harness.toolchain.footprint import Footprint
 from harness.toolchain.platformio import Firmware
 
 VARIANTS = ("int8", "fp32", "deep", "paper-a")
@@ -352,6 +353,12 @@ def reference_accuracy(spec: RunSpec, reporter: Reporter | None = None) -> recor
         host=_share(classes, labels),
         fp32=_share(fp32, labels),
     )
+
+
+def link(graph: Graph, variant: str, board: Board, reporter: Reporter) -> Footprint:
+    """What the network takes on a board, as the linker has it; DoesNotFit with by how much it is too large."""
+    generated = generate(graph, variant=variant, core=board.core)
+    return _build(RunSpec(graph.name, board.id, variant), generated, board, reporter).footprint
 
 
 def _adapted(prepared: Prepared, kernels: str) -> Graph:

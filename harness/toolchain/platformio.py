@@ -491,7 +491,8 @@ def _explain(log: str, board: Board, source: _ToolchainSource, kept: Path) -> Bu
             f"{regions[name].name} ({regions[name].length:,} bytes) overflows by {int(by):,} bytes"
             for name, by in overflows.items()
         )
-        return DoesNotFit(f"the image does not fit {board.id}: {found}", hint=hint)
+        sizes = {name.lower(): int(by) for name, by in overflows.items()}
+        return DoesNotFit(f"the image does not fit {board.id}: {found}", overflows=sizes, hint=hint)
     if found_error := _COMPILER_ERROR.search(log):
         return BuildError(f"{found_error['where']}: {found_error['what']}", hint=hint)
     if other := _OTHER_FLOAT_ABI.search(log):

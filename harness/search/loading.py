@@ -1,0 +1,51 @@
+"""What a search starts from: a float network, and the data that score policies where there are any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.data.base import Dataset
+from harness.errors import InputError
+from harness.graph.graph import Graph
+from harness.models import resolve
+from harness.progress import Reporter
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A float network; dataset: None where no policy can be scored, for want of data or of trained weights."""
+
+    graph: Graph
+    dataset: Dataset | None
+    weights_sha256: str
+
+
+def load(model: str, *, weights: Path | None, data: Path | None, need_data: bool, reporter: Reporter) -> Loaded:
+    """The network that `model` names, as `harness run` finds it.
+
+    need_data: InputError where there are none; otherwise the network is enough. A dataset that only the download or
+    the user could supply is not looked for then.
+    """
+    source = resolve.source(model, weights)
+    known = source.entry is not None and source.entry.dataset is None and data is None
+    if known and need_data:
+        raise InputError(
+            f"{source.name} has no data here: no policy could be scored",
+            hint="--method memory-rule needs none; or give your own --weights and --data",
+        )
+    dataset = None if known else resolve.dataset(source, data, reporter)
+    if dataset is not None:
+        shape = dataset.input_shape
+    else:
+        assert source.entry is not None
+        shape = source.entry.input_shape
+    if source.entry is not None and shape != source.entry.input_shape:
+        raise InputError(f"{source.name} wants images of {source.entry.input_shape}, but the data has {shape}")
+    with reporter.stage(f"tracing {source.name}"):
+        graph, digest = resolve.float_graph(source, shape)
+    if dataset is not None and graph.output.elements < dataset.classes:
+        raise InputError(
+            f"{source.name} has {graph.output.elements} outputs, but the data has {dataset.classes} classes"
+        )
+    return Loaded(graph, dataset, digest)

@@ -1,0 +1,147 @@
+"""From what an agent asks for to a policy that fits: the nearest one that keeps to the limits and fills them.
+
+An action in [0, 1] asks for 2, 4 or 8 bits, a third of the range each. How far it is from another third's middle is
+what that width costs; the widths of least total cost that fit are found exactly, as a small integer linear program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import InternalError
+from harness.search.policy import WIDTHS
+from harness.search.tensors import Limits, Table
+
+# The share of the flash limit that a policy has to use where the network is larger than it.
+UTILISATION = 0.99
+
+# Bounds one program's search tree; the best policy found by then is taken. Programs of this size need a few hundred.
+_NODES = 20_000
+_ATTEMPTS = 4
+
+Costs = Mapping[str, Sequence[float]]
+
+
+def middle(bits: int) -> float:
+    """The action that asks for `bits` most clearly."""
+    return (WIDTHS.index(bits) + 0.5) / len(WIDTHS)
+
+
+def wish(action: float) -> int:
+    """The width that an action in [0, 1] asks for."""
+    return WIDTHS[min(int(action * len(WIDTHS)), len(WIDTHS) - 1)]
+
+
+class Projection:
+    """Projects onto the policies of `table` within `limits`. InputError where none fits."""
+
+    def __init__(self, table: Table, limits: Limits, *, weights_only: bool = False) -> None:
+        table.demand(limits, weights_only=weights_only)
+        self.table = table
+        self.limits = limits
+        self.weights_only = weights_only
+        self._least_flash = 0
+        if limits.flash is not None:
+            # Where no policy comes close to the limit from below, the fullest one is asked for.
+            bytes_of = {w.layer: [-float(w.bytes(bits)) for bits in WIDTHS] for w in table.weights}
+            fullest = table.flash(self.cheapest_weights(bytes_of))
+            self._least_flash = min(fullest, int(UTILISATION * limits.flash))
+
+    def project(
+        self, weights: Mapping[str, float], activations: Mapping[str, float]
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """Widths of weights and of activations by layer, from an action in [0, 1] for each."""
+        return self.weights(weights), self.activations(activations)
+
+    def weights(self, actions: Mapping[str, float]) -> dict[str, int]:
+        """The nearest widths of weights that fit into the flash and fill it."""
+        wishes = {layer: wish(action) for layer, action in actions.items()}
+        if self.limits.flash is None or self._least_flash <= self.table.flash(wishes) <= self.limits.flash:
+            return wishes
+        return self.cheapest_weights(_distances(actions))
+
+    def activations(self, actions: Mapping[str, float]) -> dict[str, int]:
+        """The nearest widths of activations that fit into the RAM; then all are raised that can be."""
+        if self.weights_only or self.limits.ram is None:
+            return self.table.uniform(WIDTHS[-1])[1]
+        widths = {layer: wish(action) for layer, action in actions.items()}
+        if self.table.ram(widths) > self.limits.ram:
+            widths = self.cheapest_activations(_distances(actions))
+        return self._raised(widths, actions)
+
+    def cheapest_weights(self, costs: Costs) -> dict[str, int]:
+        """The widths of weights of least total cost that fit and fill; costs: by layer, for 2, 4 and 8 bits."""
+        layers = [tensor.layer for tensor in self.table.weights]
+        rows = [np.array([[tensor.bytes(bits) for bits in WIDTHS] for tensor in self.table.weights], float)]
+        most = np.inf if self.limits.flash is None else self.limits.flash - self.table.parameter_bytes
+        least = self._least_flash - self.table.parameter_bytes
+        return _cheapest(layers, costs, rows, [float(least)], [float(most)])
+
+    def cheapest_activations(self, costs: Costs) -> dict[str, int]:
+        """The widths of activations of least total cost that fit; costs: by layer, for 2, 4 and 8 bits."""
+        layers = list(self.table.activations)
+        place = {layer: index for index, layer in enumerate(layers)}
+        rows, least, most = [], [], []
+        for step in self.table.steps:
+            row = np.zeros((len(layers), len(WIDTHS)))
+            fixed = 0
+            for tensor in step.live:
+                if tensor.layer is None:
+                    fixed += tensor.bytes({})
+                else:
+                    row[place[tensor.layer]] += [tensor.bytes({tensor.layer: bits}) for bits in WIDTHS]
+            rows.append(row)
+            least.append(-np.inf)
+            most.append(np.inf if self.limits.ram is None else float(self.limits.ram - fixed))
+        return _cheapest(layers, costs, rows, least, most)
+
+    def _raised(self, widths: dict[str, int], actions: Mapping[str, float]) -> dict[str, int]:
+        """More bits for activations, those first that asked for most, as long as the RAM lasts: they cost no flash."""
+        widths = dict(widths)
+        assert self.limits.ram is not None
+        for layer in sorted(widths, key=lambda name: -actions[name]):
+            for bits in WIDTHS[WIDTHS.index(widths[layer]) + 1 :]:
+                if self.table.ram({**widths, layer: bits}) <= self.limits.ram:
+                    widths[layer] = bits
+        return widths
+
+
+def _distances(actions: Mapping[str, float]) -> dict[str, list[float]]:
+    return {layer: [abs(action - middle(bits)) for bits in WIDTHS] for layer, action in actions.items()}
+
+
+def _cheapest(
+    layers: Sequence[str],
+    costs: Costs,
+    rows: Sequence[NDArray[Any]],
+    least: Sequence[float],
+    most: Sequence[float],
+) -> dict[str, int]:
+    """One width per layer at least total cost, with least <= sum(row at the widths) <= most for every row."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    count, widths = len(layers), len(WIDTHS)
+    choice = LinearConstraint(np.kron(np.eye(count), np.ones(widths)), 1, 1)
+    matrix = np.stack([row.ravel() for row in rows])
+    lower, upper = np.array(least), np.array(most)
+    for _ in range(_ATTEMPTS):
+        solved = milp(
+            np.array([costs[layer] for layer in layers], float).ravel(),
+            constraints=[choice, LinearConstraint(matrix, lower, upper)],
+            integrality=np.ones(count * widths),
+            bounds=Bounds(0, 1),
+            options={"node_limit": _NODES, "mip_rel_gap": 0},
+        )
+        if solved.x is None:
+            break
+        chosen = solved.x.reshape(count, widths).argmax(axis=1)
+        # HiGHS takes 1e-6 of a choice for none, which may be bytes.
+        bytes_used = matrix @ np.eye(widths)[chosen].ravel()
+        if (bytes_used <= np.array(most)).all():
+            return {layer: WIDTHS[index] for layer, index in zip(layers, chosen, strict=True)}
+        upper = upper - np.maximum(bytes_used - np.array(most), 0)
+    raise InternalError(f"no widths were found although some fit: {solved.message}")

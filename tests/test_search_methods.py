@@ -1,0 +1,382 @@
+"""The search for bit widths: fast evaluation against the exact reference, projection, environment, and the methods."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from search_networks import mobilenet_v1
+from torch import nn
+
+from harness import sizes
+from harness.compress.quantize import quantize
+from harness.data import digits
+from harness.data.base import Dataset
+from harness.errors import InputError
+from harness.graph.graph import Graph
+from harness.graph.trace import trace
+from harness.search import evaluate, ilp, methods, plot, projection
+from harness.search.environment import STATE, QuantizationEnv
+from harness.search.evaluate import Evaluator
+from harness.search.projection import Projection
+from harness.search.tensors import Limits, Table, Weights, table
+
+
+class Small(nn.Module):
+    """All operators that have widths: convolution, depthwise one, sum, both pools, fully connected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 5, stride=4, padding=2)
+        self.dw = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.pw = nn.Conv2d(8, 8, 1)
+        self.wide = nn.Conv2d(8, 24, 3)
+        self.pool = nn.MaxPool2d(2)
+        self.mean = nn.AvgPool2d(3)
+        self.fc = nn.Linear(24, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.conv(x))
+        y = F.relu(self.dw(x))
+        x = F.relu(x + self.pw(y))
+        x = F.relu(self.wide(x))
+        return self.fc(self.mean(self.pool(x)).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return digits.load()
+
+
+@pytest.fixture(scope="module")
+def network(dataset: Dataset) -> Graph:
+    torch.manual_seed(0)
+    module = Small()
+    optimizer = torch.optim.Adam(module.parameters(), 1e-2)
+    x = torch.from_numpy(dataset.network_input(dataset.train.x)).permute(0, 3, 1, 2).contiguous()
+    y = torch.from_numpy(dataset.train.y)
+    for _ in range(10):
+        for batch in torch.randperm(len(y)).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(module(x[batch]), y[batch]).backward()
+            optimizer.step()
+    return trace(module, (32, 32, 1), "small")
+
+
+@pytest.fixture(scope="module")
+def evaluator(network: Graph, dataset: Dataset) -> Evaluator:
+    return Evaluator(network, dataset)
+
+
+def limits_of(network: Graph) -> Limits:
+    """Limits that 8 bits do not meet, and 2 do with room to spare."""
+    tensors = table(network)
+    (wide, wide_activations), (_, narrow) = tensors.uniform(8), tensors.uniform(2)
+    ram = (tensors.ram(wide_activations) + tensors.ram(narrow)) // 2
+    return Limits(tensors.parameter_bytes + tensors.weight_bytes(wide) // 2, ram)
+
+
+# ---- fast evaluation
+
+
+def test_the_fast_evaluation_agrees_with_the_exact_integers(
+    network: Graph, dataset: Dataset, evaluator: Evaluator
+) -> None:
+    assert evaluator.float_score() > 0.85
+    draws = np.random.RandomState(1)
+    tensors = evaluator.table
+    policies = [tensors.uniform(bits) for bits in (8, 4, 2)]
+    for _ in range(6):
+        policies.append(
+            (
+                {w.layer: int(draws.choice([2, 4, 8])) for w in tensors.weights},
+                {layer: int(draws.choice([2, 4, 8])) for layer in tensors.activations},
+            )
+        )
+    scores = set()
+    for weights, activations in policies:
+        integers = evaluate.quantized(network, dataset, tensors.policy(weights, activations, method="test"))
+        for layer in integers.layers:
+            if layer.name in weights:
+                assert layer.weight_bits == weights[layer.name]
+                low, high = {8: (-127, 127), 4: (-8, 7), 2: (-2, 1)}[layer.weight_bits]
+                assert low <= layer.weight.min() and layer.weight.max() <= high
+            if layer.name in activations:
+                assert integers.tensors[layer.output].bits == activations[layer.name]
+        fast, exact = evaluator.score(weights, activations), evaluate.exact_score(integers, dataset)
+        # Of 179 images: float32 may round single activations to the other side.
+        assert abs(fast - exact) <= 2.5 / evaluator.images
+        scores.add(exact)
+        tensor = integers.input_tensor
+        *_, (_, outputs) = integers.run(dataset.validation.x[:32])
+        assert tensor.dtype == "uint8" and integers.output.scale is not None
+        logits = evaluator.logits(weights, activations, 32).numpy()
+        found = outputs.reshape(32, -1) * integers.output.scale
+        assert np.corrcoef(found.ravel(), logits.ravel())[0, 1] > 0.99
+    assert len(scores) > 2
+
+
+def test_a_scale_that_shifts_cannot_reach_is_refused_with_the_layers_name(network: Graph) -> None:
+    import dataclasses
+
+    from harness.graph.graph import build
+
+    first, *others = network.layers
+    tiny = dataclasses.replace(first, weight=first.weight * np.float32(1e-12), bias=first.bias * 0 + 1)
+    tiny.weight[1:] = first.weight[1:]
+    graph = build("tiny", network.input_tensor, (tiny, *others), network.tensors)
+    x = np.random.default_rng(0).random((4, 32, 32, 1), np.float32)
+    bias = tiny.bias.copy()
+    bias[:] = 0
+    graph = build("tiny", network.input_tensor, (dataclasses.replace(tiny, bias=bias), *others), network.tensors)
+    with pytest.raises(InputError, match="layer conv: its requantisation factor"):
+        quantize(graph, x)
+
+
+def test_scores_are_kept_and_found_again(
+    network: Graph, dataset: Dataset, evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = evaluate.journal_path(tmp_path, network, dataset)
+    first = Evaluator(network, dataset, journal=journal)
+    weights, activations = first.table.uniform(4)
+    score = first.score(weights, activations)
+    assert len(journal.read_text().splitlines()) == 1
+    with journal.open("a") as file:
+        file.write("[[8, 8")  # an interruption
+    again = Evaluator(network, dataset, journal=journal)
+    monkeypatch.setattr(again, "logits", None)
+    assert again.score(weights, activations) == score == evaluator.score(weights, activations)
+
+
+def test_outputs_that_are_not_finite_stop_a_search(
+    network: Graph, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Evaluator(network, dataset)
+    whole, calls = broken.logits, itertools.count()
+
+    def logits(*args: Any) -> torch.Tensor:
+        return whole(*args) * (float("nan") if next(calls) == 1 else 1.0)
+
+    monkeypatch.setattr(broken, "logits", logits)
+    with pytest.raises(InputError, match="the outputs are not finite") as stopped:
+        methods.search(
+            network, dataset, limits_of(network), "random", episodes=20, cache_dir=tmp_path, evaluator=broken
+        )
+    kept = tmp_path / "search" / "small-last-good.json"
+    assert str(kept) in str(stopped.value.hint)
+    assert json.loads(kept.read_text())["score"] > 0
+
+
+# ---- projection
+
+
+@st.composite
+def weight_tables(draw: st.DrawFn) -> Table:
+    counts = draw(st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 32)), min_size=1, max_size=5))
+    full = mobilenet_v1(0.5, 96)
+    return Table("t", tuple(Weights(f"l{i}", e, c) for i, (e, c) in enumerate(counts)), full.steps)
+
+
+@settings(deadline=None, max_examples=40)
+@given(weight_tables(), st.data())
+def test_projection_finds_the_nearest_policy_that_fits_and_fills(network: Table, data: st.DataObject) -> None:
+    narrow, wide = network.flash(network.uniform(2)[0]), network.flash(network.uniform(8)[0])
+    flash = data.draw(st.integers(narrow, wide))
+    actions = {w.layer: data.draw(st.floats(0, 1)) for w in network.weights}
+    found = Projection(network, Limits(flash)).weights(actions)
+    layers = list(actions)
+    every = [dict(zip(layers, bits, strict=True)) for bits in itertools.product((2, 4, 8), repeat=len(layers))]
+    within = [widths for widths in every if network.flash(widths) <= flash]
+    fullest = max(network.flash(widths) for widths in within)
+    legal = [w for w in within if network.flash(w) >= min(fullest, int(0.99 * flash))]
+    assert found in legal
+    asked = {layer: projection.wish(action) for layer, action in actions.items()}
+    if asked in legal:
+        assert found == asked
+    else:
+
+        def distance(widths: dict[str, int]) -> float:
+            return sum(abs(actions[layer] - projection.middle(bits)) for layer, bits in widths.items())
+
+        assert distance(found) == pytest.approx(min(map(distance, legal)), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_policies_of_mobilenet_use_the_flash(seed: int) -> None:
+    network = mobilenet_v1(1.0, 224)
+    draws = np.random.RandomState(seed)
+    limits = Limits(2_048_000, 512_000)
+    project = Projection(network, limits).project
+    weights, activations = project(
+        {w.layer: draws.uniform() for w in network.weights}, {layer: draws.uniform() for layer in network.activations}
+    )
+    assert network.fits(weights, activations, limits)
+    assert network.flash(weights) >= 0.99 * 2_048_000
+    for layer, bits in activations.items():
+        if bits < 8:
+            assert network.ram({**activations, layer: bits * 2}) > 512_000
+
+
+def test_a_network_that_fits_keeps_8_bits() -> None:
+    network = mobilenet_v1(0.25 * 2, 96)
+    zero = dict.fromkeys((w.layer for w in network.weights), 0.0)
+    assert set(Projection(network, Limits(10**7)).weights(zero).values()) == {8}
+
+
+# ---- the environment
+
+
+def environment(network: Graph, evaluator: Evaluator, **options: Any) -> QuantizationEnv:
+    return QuantizationEnv(network, limits_of(network), evaluator.score, baseline=evaluator.float_score(), **options)
+
+
+def test_the_environment_keeps_gymnasiums_contract(network: Graph, evaluator: Evaluator) -> None:
+    env = environment(network, evaluator)
+    assert isinstance(env, gymnasium.Env)
+    check_env(env, skip_render_check=True)
+
+
+def test_an_episode_has_two_steps_per_layer_and_one_reward(network: Graph, evaluator: Evaluator) -> None:
+    env = environment(network, evaluator)
+    assert [(d.layer, d.kind) for d in env.decisions] == [
+        ("conv", "weights"), ("conv", "activations"), ("dw", "weights"), ("dw", "activations"), ("pw", "weights"),
+        ("pw", "activations"), ("add", "activations"), ("wide", "weights"), ("wide", "activations"),
+        ("mean", "activations"), ("fc", "weights"),
+    ]  # fmt: skip
+    state, _ = env.reset()
+    states, rewards = [state], []
+    for step in range(len(env.decisions)):
+        state, reward, done, truncated, info = env.step(np.array([0.5], np.float32))
+        states.append(state)
+        rewards.append(reward)
+        assert done == (step == len(env.decisions) - 1) and not truncated
+    columns = {name: [float(state[i]) for state in states[:-1]] for i, name in enumerate(STATE)}
+    assert columns["last action"] == [1.0] + [0.5] * 10
+    assert columns["depthwise"] == [0, 0, 1, 1] + [0] * 7
+    assert columns["of weights"] == [1, 0, 1, 0, 1, 0, 0, 1, 0, 0, 1]
+    assert columns["index"][0] == 0 and columns["index"][-1] == 1
+    assert set(rewards[:-1]) == {0.0}
+    assert rewards[-1] == pytest.approx(10 * (info["score"] - evaluator.float_score()))
+    assert env.table.fits(info["weights"], info["activations"], limits_of(network))
+    assert [d.kind for d in environment_weights_only(network, evaluator).decisions] == ["weights"] * 5
+
+
+def environment_weights_only(network: Graph, evaluator: Evaluator) -> QuantizationEnv:
+    flash_alone = Limits(limits_of(network).flash)
+    return QuantizationEnv(network, flash_alone, evaluator.score, baseline=0.9, weights_only=True)
+
+
+def test_an_episode_of_the_rules_actions_starts_from_its_policy(network: Graph, evaluator: Evaluator) -> None:
+    env = environment(network, evaluator)
+    weights, activations = env.policy(env.rule())
+    assert env.table.fits(weights, activations, limits_of(network))
+    from harness.search import memory_rule
+
+    ruled = memory_rule.find(env.table, limits_of(network))
+    assert all(activations[layer] >= bits for layer, bits in ruled.activations.items())
+    moved = sum(weights[layer] != bits for layer, bits in ruled.weights.items())
+    assert moved == 0 or env.table.flash(ruled.weights) < 0.99 * limits_of(network).flash
+
+
+# ---- the methods
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_every_method_finds_a_policy_that_fits(
+    method: str, network: Graph, dataset: Dataset, evaluator: Evaluator
+) -> None:
+    limits = limits_of(network)
+    found = methods.search(network, dataset, limits, method, episodes=24, seed=3, evaluator=evaluator)
+    policy = found.policy
+    assert policy.method == method and policy.network == "small"
+    assert evaluator.table.fits(policy.weights, policy.activations, limits)
+    assert policy.bytes == evaluator.table.flash(policy.weights)
+    assert policy.score == evaluate.exact_score(evaluate.quantized(network, dataset, policy), dataset)
+    if method != "memory-rule":
+        assert policy.bytes >= 0.99 * limits.flash
+    if method in ("rl", "random"):
+        assert len(found.history) == 24 and found.evaluations == 25
+        assert abs(max(found.history) - policy.score) <= 2.5 / evaluator.images
+        again = methods.search(network, dataset, limits, method, episodes=24, seed=3, evaluator=evaluator)
+        assert again.history == found.history and again.policy == policy
+        other = methods.search(network, dataset, limits, method, episodes=24, seed=4, evaluator=evaluator)
+        assert other.history != found.history
+
+
+def test_rl_begins_with_the_rule_and_draws_during_the_warm_up(
+    network: Graph, dataset: Dataset, evaluator: Evaluator
+) -> None:
+    limits = limits_of(network)
+    env = environment(network, evaluator)
+    found = methods.search(network, dataset, limits, "rl", episodes=3, evaluator=evaluator)
+    assert found.history[0] == evaluator.score(*env.policy(env.rule()))
+
+
+def test_the_ilps_policy_has_the_least_sum_of_sensitivities(network: Graph, evaluator: Evaluator) -> None:
+    measured = ilp.measure(evaluator, images=64)
+    assert measured.passes == 2 + 2 * (5 + 6)
+    for costs in (*measured.weights.values(), *measured.activations.values()):
+        assert costs[0] >= costs[1] >= costs[2] == 0.0
+    limits = limits_of(network)
+    weights, activations = ilp.solve(measured, Projection(evaluator.table, limits))
+    assert evaluator.table.fits(weights, activations, limits)
+
+    def cost(widths: dict[str, int]) -> float:
+        return sum(measured.weights[layer][(2, 4, 8).index(bits)] for layer, bits in widths.items())
+
+    layers = list(weights)
+    every = (dict(zip(layers, bits, strict=True)) for bits in itertools.product((2, 4, 8), repeat=len(layers)))
+    legal = [w for w in every if 0.99 * limits.flash <= evaluator.table.flash(w) <= limits.flash]
+    assert cost(weights) == pytest.approx(min(map(cost, legal)))
+
+
+def test_bad_requests_are_refused(network: Graph, dataset: Dataset) -> None:
+    limits = limits_of(network)
+    with pytest.raises(InputError, match="unknown method 'ilq'"):
+        methods.search(network, dataset, limits, "ilq")
+    with pytest.raises(InputError, match="scores policies on validation data, and small has none"):
+        methods.search(network, None, limits, "rl")
+    with pytest.raises(InputError, match="with 2 bits for every weight it takes"):
+        methods.search(network, dataset, Limits(100), "rl")
+    with pytest.raises(InputError, match="is quantised already"):
+        methods.search(quantize(network, dataset.network_input(dataset.train.x[:8])), dataset, limits, "ilp")
+    without = methods.search(network, None, limits, "memory-rule")
+    assert without.policy.score is None and without.evaluations == 0
+
+
+def test_plots_are_drawn(network: Graph, dataset: Dataset, evaluator: Evaluator) -> None:
+    found = methods.search(network, dataset, limits_of(network), "random", episodes=3, evaluator=evaluator)
+    for content in (plot.bits(found.policy), plot.curve(found.history, found.policy)):
+        assert content.startswith(b"\x89PNG")
+    assert methods.learning_curve([0.2, 0.1, 0.4]) == [0.2, 0.2, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2048kB", 2_048_000),
+        ("512 KiB", 524_288),
+        ("1.5MB", 1_500_000),
+        ("2MiB", 2_097_152),
+        ("65536", 65_536),
+        ("7B", 7),
+    ],
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert sizes.parse(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "kB", "-5", "5 parsecs", "0", "1e9", "5k"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        sizes.parse(text)
