@@ -75,11 +75,11 @@ def _matching_probes(board: Board, uid: str | None) -> list[str]:
     return [probe.uid for probe in list_probes() if (uid is None or uid in probe.uid) and serves(probe, board)]
 
 
-def to_instructions(ticks: int, board: Board, engine: Engine) -> int:
-    """What a tick count of an emulator is in executed instructions.
+def in_clock_units(ticks: int, board: Board, engine: Engine) -> int:
+    """What a tick count is in the unit of the engine's clock: cycles, or an emulator's executed instructions.
 
     QEMU's timer runs in virtual time, in which an instruction lasts 2**icount_shift ns: with more than two ticks per
-    instruction, rounding gives the exact count. The simulator's and Renode's CYCCNT count instructions themselves.
+    instruction, rounding gives the exact count. Renode's CYCCNT counts instructions, the simulator's modelled cycles.
     """
     if engine != "qemu":
         return ticks

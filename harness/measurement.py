@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from statistics import median_low
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from harness.boards import Board
 from harness.emulators import logs
-from harness.engines import Choice, to_instructions
+from harness.engines import Choice, in_clock_units
 from harness.errors import DeviceError, HarnessError
 from harness.progress import Reporter
 from harness.toolchain.platformio import Firmware
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 BOOT_SECONDS = 5.0
 INFERENCE_SECONDS = 60.0
 
+# Above this share of instructions without a cost, modelled cycles come with a warning.
+UNCOSTED_SHARE = 0.005
+
 
 @dataclass(frozen=True)
 class Inference:
@@ -37,10 +42,13 @@ class Inference:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a board returned. Times are in instructions on emulators and in cycles on silicon, overhead subtracted.
+    """What a board returned. Times are in cycles on silicon and on the simulator (modelled), in instructions on other
+    emulators, overhead subtracted.
 
     times: one per repetition. overhead: what the empty region costs. hz: ticks per second of the board's counter.
     layer_times: one per layer. stack_used: bytes, high-water mark. retries: inputs that had to be sent again.
+    instructions: of one inference, None on silicon. uncosted: share of the executed instructions that the cycle model
+    has no cost for.
     """
 
     inferences: tuple[Inference, ...]
@@ -51,6 +59,8 @@ class Measured:
     stack_used: int
     emulator_version: str | None
     retries: int
+    instructions: int | None
+    uncosted: float = 0.0
 
 
 def measure(
@@ -63,15 +73,20 @@ def measure(
     repeat: int,
     serial: str | None,
     reporter: Reporter,
+    clock_hz: int | None = None,
+    cycle_parameters: Path | None = None,
 ) -> Measured:
     """Programs the board and runs every input on its network of `layers` layers.
+
+    clock_hz, cycle_parameters: of the simulator's cycle model; default the manifest's clock and the shipped parameters.
 
     DeviceError with a fault report when it breaks or hangs.
     """
     with ExitStack() as stack:
         work = Path(stack.enter_context(TemporaryDirectory(prefix="harness-")))
         with reporter.stage(f"starting {choice.engine}"):
-            emulator = stack.enter_context(_started(board, choice, work))
+            clock = clock_hz or board.clock_hz
+            emulator = stack.enter_context(_started(board, choice, work, clock, cycle_parameters))
             session = stack.enter_context(_session(board, choice, emulator))
         with reporter.stage(f"programming {board.id}") as advance:
             session.program(firmware.elf, progress=advance)
@@ -84,7 +99,9 @@ def measure(
                 f"the serial line answers with build {running}, but {firmware.build_id} was programmed",
                 hint="check that --serial belongs to the board that --probe programs",
             )
-        return _ask(client, board, choice, inputs, layers, repeat, reporter, emulator.version if emulator else None)
+        version = emulator.version if emulator else None
+        measured = _ask(client, board, choice, inputs, layers, repeat, reporter, version)
+        return _with_instructions(measured, client, session, reporter) if choice.engine == "simulator" else measured
 
 
 def _ask(
@@ -98,7 +115,7 @@ def _ask(
     emulator_version: str | None,
 ) -> Measured:
     def duration(ticks: int) -> int:
-        return to_instructions(ticks, board, choice.engine)
+        return in_clock_units(ticks, board, choice.engine)
 
     inferences = []
     with reporter.stage(f"inferring {len(inputs)} samples") as advance:
@@ -125,16 +142,36 @@ def _ask(
         stack_used=used.used,
         emulator_version=emulator_version,
         retries=client.retries,
+        instructions=None
+        if choice.engine == "hardware"
+        else median_low(duration(ticks) - overhead for ticks in timed.ticks),
     )
 
 
+def _with_instructions(measured: Measured, client: BoardClient, session: BoardSession, reporter: Reporter) -> Measured:
+    """The same with the instructions of one more inference, for which the board's counter counts those."""
+    from harness.emulators.simulator.cycles.edges import Coverage
+
+    coverage = Coverage.from_json(session.monitor("coverage"))
+    if coverage.share > UNCOSTED_SHARE:
+        names = ", ".join(sorted(coverage.unknown, key=lambda name: -coverage.unknown[name])[:5])
+        reporter.say(f"warning: {coverage.share:.1%} of the instructions have no cost in the cycle model: {names}")
+    session.monitor("clock instructions")
+    counted = client.ticks(1, timeout=INFERENCE_SECONDS)
+    return replace(measured, instructions=counted.ticks[0] - counted.empty, uncosted=coverage.share)
+
+
 @contextmanager
-def _started(board: Board, choice: Choice, work: Path) -> Iterator[Emulator | None]:
+def _started(
+    board: Board, choice: Choice, work: Path, clock_hz: int, cycle_parameters: Path | None
+) -> Iterator[Emulator | None]:
     """The running emulator; None for hardware."""
     if choice.engine == "qemu":
         from harness.emulators.qemu import start_qemu as start
     elif choice.engine == "simulator":
-        from harness.emulators.simulator.launch import start_simulator as start
+        from harness.emulators.simulator.launch import start_simulator
+
+        start = partial(start_simulator, clock_hz=clock_hz, cycle_parameters=cycle_parameters)
     elif choice.engine == "renode":
         from harness.emulators.renode import start_renode as start
     else:

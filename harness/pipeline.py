@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 
@@ -35,6 +35,9 @@ from harness.results.record import Result
 from harness.toolchain.footprint import Footprint
 from harness.toolchain.platformio import Firmware
 
+if TYPE_CHECKING:
+    from harness.emulators.simulator.cycles.model import CycleModel
+
 VARIANTS = ("int8", "fp32", "deep", "paper-a")
 KERNELS = ("default", "plain", *baselines.names())
 
@@ -53,6 +56,8 @@ class RunSpec:
 
     accuracy_budget, sparsity, prefer, forms: of variant deep, see Compression; forms: "layer=form", against `prefer`.
     optimize: -O0 to -O3, -Os or -Ofast instead of the level that the kernels were measured with; -f flags may follow.
+    clock_hz, cycle_parameters: of the simulator's cycle model: another core clock than the manifest's, and a file of
+    `harness calibrate` instead of the shipped parameters.
     probe: a debug probe's unique id. serial: pyserial device or URL; both for hardware, found by themselves otherwise.
     """
 
@@ -74,6 +79,8 @@ class RunSpec:
     probe: str | None = None
     serial: str | None = None
     toolchain: str = "auto"
+    clock_hz: int | None = None
+    cycle_parameters: Path | None = None
 
     @property
     def compression(self) -> Compression:
@@ -261,6 +268,7 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
             hint="leave --engine out: the board's every layer is compared with the reference",
         )
     reporter.say(f"engine: {choice.engine} - {choice.reason}")
+    model = _cycle_model(spec, board, choice, reporter)
     prepared = prepare(spec.model, spec.compression, weights=spec.weights, data=spec.data, reporter=reporter)
     dataset = prepared.dataset
     graph = _adapted(prepared, spec.kernels)
@@ -295,6 +303,8 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
             repeat=spec.repeat,
             serial=spec.serial,
             reporter=reporter,
+            clock_hz=spec.clock_hz,
+            cycle_parameters=spec.cycle_parameters,
         )
         observed = _from_board(graph, measured)
     else:
@@ -319,8 +329,8 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
         engine=choice.engine,
         kernels=spec.kernels,
         seed=spec.seed,
-        latency=_latency(choice, measured, host),
-        instructions=statistics.median_low(measured.times) if measured and choice.engine != "hardware" else None,
+        latency=_latency(choice, measured, host, model),
+        instructions=measured.instructions if measured else None,
         layers=_layers(graph, generated, firmware, measured, reference, observed),
         footprint=_footprint(firmware, measured),
         accuracy=accuracy,
@@ -523,14 +533,32 @@ def _verdict(
     return None
 
 
-def _latency(choice: Choice, measured: Measured | None, host: _Observed | None) -> record.Latency:
+def _cycle_model(spec: RunSpec, board: Board, choice: Choice, reporter: Reporter) -> CycleModel | None:
+    """The simulator's model of the board's cycles; None for other engines. Says what it is not calibrated for."""
+    if choice.engine != "simulator":
+        if spec.clock_hz is not None or spec.cycle_parameters is not None:
+            raise InputError(
+                f"--clock and --cycle-parameters are for the simulator's cycle model, but the engine is {choice.engine}"
+            )
+        return None
+    from harness.emulators.simulator.cycles.model import CycleModel
+
+    model = CycleModel.of(board, clock_hz=spec.clock_hz, parameters_file=spec.cycle_parameters)
+    for note in model.notes:
+        reporter.say(f"note: {note}")
+    return model
+
+
+def _latency(
+    choice: Choice, measured: Measured | None, host: _Observed | None, model: CycleModel | None
+) -> record.Latency:
     clock: record.Clock
     if measured is None:
         assert host is not None
         clock, times, overhead, hz = "host", host.nanoseconds, 0, 1_000_000_000
     else:
-        clock = "silicon" if choice.engine == "hardware" else "instructions"
-        times, overhead, hz = measured.times, measured.overhead, measured.hz
+        clock = "silicon" if choice.engine == "hardware" else "modelled" if model is not None else "instructions"
+        times, overhead, hz = measured.times, measured.overhead, model.clock_hz if model else measured.hz
     median = statistics.median(times)
     timed = clock != "instructions"
     return record.Latency(
@@ -542,6 +570,8 @@ def _latency(choice: Choice, measured: Measured | None, host: _Observed | None) 
         repeats=len(times),
         hz=hz if timed else None,
         us=median / hz * 1e6 if timed else None,
+        error_band=model.error_band if model else None,
+        model_version=model.version if model else None,
         overhead=overhead,
         times=times if clock in ("silicon", "host") else None,
     )
@@ -619,7 +649,7 @@ def _fingerprint(
 def _options(spec: RunSpec) -> dict[str, str | int | float | bool | tuple[str, ...]]:
     """The options that are not their defaults: without those that the record holds and those of this machine."""
     recorded = {"model", "board", "variant", "engine", "kernels", "samples", "repeat", "seed"}
-    named_here = {"weights", "probe", "serial"}
+    named_here = {"weights", "probe", "serial", "cycle_parameters"}
     if str(spec.data) not in datasets.names():
         named_here.add("data")
     options = {

@@ -84,7 +84,11 @@ def test_a_healthy_board_returns_what_the_network_computes(board: str) -> None:
     for inference in measured.inferences:
         assert inference.crcs == expected.crcs
         assert inference.output == b"".join(value.to_bytes(4, "little", signed=True) for value in expected.outputs)
-    assert len(set(measured.times)) == 1 and measured.times[0] > 100
+    assert measured.times[-1] == min(measured.times) > 100
+    if ENGINES[board].engine == "simulator":  # modelled: the first inferences fill caches and teach the predictor
+        assert max(measured.times) < 1.2 * min(measured.times) and measured.uncosted == 0
+    else:
+        assert set(measured.times) == {measured.instructions}
     assert 0 < measured.stack_used < 1024
     assert measured.retries == 0
 

@@ -15,6 +15,23 @@ def complete_models(incomplete: str) -> list[str]:
     return [name for name in catalogue.names() if name.startswith(incomplete)]
 
 
+def parse_clock(text: str | None) -> int | None:
+    """ "120MHz", "80 mhz", "32768 Hz" or "120000000" in Hz."""
+    from harness.errors import InputError
+
+    if text is None:
+        return None
+    number = text.strip().lower().removesuffix("hz").strip()
+    scale = {"g": 10**9, "m": 10**6, "k": 10**3}.get(number[-1:], 1)
+    try:
+        hz = round(float(number.rstrip("gmk")) * scale)
+    except (ValueError, OverflowError):
+        hz = 0
+    if not 0 < hz < 2**32:
+        raise InputError(f"--clock {text} is no clock", hint="120MHz, for instance")
+    return hz
+
+
 def complete_boards(incomplete: str) -> list[str]:
     """Board names that start with what was typed."""
     from harness import boards
@@ -54,6 +71,14 @@ WeightsOption = Annotated[
 ]
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Your data: an .npz with x, y and optionally layout, mean, std.")
+]
+ClockOption = Annotated[
+    str | None,
+    typer.Option("--clock", help="Simulator: another core clock, 120MHz for instance; wait states follow from it."),
+]
+CycleParametersOption = Annotated[
+    Path | None,
+    typer.Option("--cycle-parameters", help="Simulator: cycle parameters that harness calibrate has written."),
 ]
 ResultsOption = Annotated[
     Path | None,

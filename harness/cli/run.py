@@ -9,6 +9,8 @@ import typer
 from harness.cli.options import (
     BoardOption,
     BudgetOption,
+    ClockOption,
+    CycleParametersOption,
     DataOption,
     FormOption,
     JsonOption,
@@ -19,6 +21,7 @@ from harness.cli.options import (
     SparsityOption,
     VariantOption,
     WeightsOption,
+    parse_clock,
 )
 from harness.cli.terminal import err, fail, out, reporter
 
@@ -62,6 +65,8 @@ def command(
     toolchain: Annotated[
         str, typer.Option("--toolchain", help="auto, path (arm-none-eabi-gcc on PATH) or registry (PlatformIO's).")
     ] = "auto",
+    clock: ClockOption = None,
+    cycle_parameters: CycleParametersOption = None,
     results: ResultsOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -90,6 +95,8 @@ def command(
         probe=probe,
         serial=serial,
         toolchain=toolchain,
+        clock_hz=parse_clock(clock),
+        cycle_parameters=cycle_parameters,
     )
     outcome = run(spec, reporter(quiet=quiet or json))
     path = store.save(outcome.result, folder)

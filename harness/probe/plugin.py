@@ -118,6 +118,15 @@ class EmulatorProbe(DebugProbe):  # type: ignore[misc]  # pyOCD has no type info
             raise exceptions.ProbeError("the emulator probe is not open")
         return self._core
 
+    def monitor(self, command: str) -> str:
+        """Run a command of the emulator's own (GDB's `monitor`) and return what it printed."""
+        if self._client is None:
+            raise exceptions.ProbeError("the emulator probe is not open")
+        try:
+            return self._client.monitor(command)
+        except RspError as error:
+            raise exceptions.ProbeError(str(error)) from error
+
     def open(self) -> None:
         """Connect to the stub. Also makes every flash region of the session's target directly writable, so that
         pyOCD's own

@@ -291,6 +291,11 @@ class BoardSession:
                 frame = struct.unpack("<8I", bytes(self.target.read_memory_block8(address, FRAME_BYTES)))
         return CoreState(pc=pc, lr=lr, sp=sp, xpsr=xpsr, cfsr=cfsr, hfsr=hfsr, mmfar=mmfar, bfar=bfar, frame=frame)
 
+    def monitor(self, command: str) -> str:
+        """Run a command of the emulator's own and return what it printed. Only for emulators."""
+        with self._guarded(f"the emulator's command '{command}'"):
+            return str(self._session.probe.monitor(command))
+
     # ---- memory
 
     def read_memory(self, address: int, count: int) -> bytes:

@@ -59,7 +59,8 @@ def _latency(record: Result) -> str:
     if latency.clock == "instructions":
         text += "; instructions are counted, not timed"
     elif latency.clock == "modelled":
-        text += f"; modelled, +-{latency.error_band or 0:.0%}"
+        band = "uncalibrated" if latency.error_band is None else f"+-{latency.error_band:.0%}"
+        text += f"; modelled, {band}"
     return text
 
 

@@ -56,7 +56,8 @@ class Latency(_Record):
 
     median, min, max: in `unit`, over `repeats` inferences. hz: units per second (core clock, or 1e9 for ns); us: the
     median in microseconds. Both are None for clock "instructions": a count of instructions is not a time.
-    error_band: half-width of the model's error as a fraction (0.08 is +-8 %). overhead: what an empty region costs.
+    error_band: half-width of the model's error as a fraction (0.08 is +-8 %), None where nobody has measured it
+    (uncalibrated). overhead: what an empty region costs.
     times: the figure of each repeat in the order they were taken, for the clocks that vary (silicon, host): what a
     gate needs to tell a shift from noise. None for the others, and in records older than this field.
     """
@@ -87,8 +88,8 @@ class Latency(_Record):
         ):
             raise ValueError("times does not agree with repeats, min and max")
         modelled = self.clock == "modelled"
-        if modelled != (self.error_band is not None) or modelled != (self.model_version is not None):
-            raise ValueError("error_band and model_version belong to clock modelled, and to it alone")
+        if modelled != (self.model_version is not None) or (self.error_band is not None and not modelled):
+            raise ValueError("model_version and error_band belong to clock modelled, and to it alone")
         if self.clock == "instructions":
             if self.hz is not None or self.us is not None:
                 raise ValueError("a count of instructions has no hz and no us")

@@ -25,7 +25,11 @@ PACKET_BYTES = 0x10000
 """The longest packet we take, and the longest reply we send, framing apart."""
 
 _INTERRUPT = 0x03
-_MONITOR_HELP = "reset: reset the board, halted\ninstructions: executed since reset\n"
+_MONITOR_HELP = (
+    "reset: reset the board, halted\ninstructions: executed since reset\n"
+    "clock cycles, clock instructions: what timers and the cycle counter count from now on\n"
+    "coverage: instructions that the cycle model has no cost for\n"
+)
 _SIGNALS = {Reason.REQUEST: 0x02, Reason.LOCKUP: 0x0B}
 _SIGTRAP = 0x05
 _BAD_ADDRESS, _BAD_PACKET = b"E14", b"E16"
@@ -292,6 +296,12 @@ class GdbServer:
         elif command == "instructions":
             with self._runner.paused() as machine:
                 self._console(f"{machine.instructions}\n")
+        elif command in ("clock cycles", "clock instructions"):
+            with self._runner.paused() as machine:
+                machine.clock_in("cycles" if command.endswith("cycles") else "instructions")
+        elif command == "coverage":
+            with self._runner.paused() as machine:
+                self._console(f"{machine.coverage().to_json()}\n")
         elif command == "help":
             self._console(_MONITOR_HELP)
         else:

@@ -14,11 +14,19 @@ from harness.emulators.base import START_DEADLINE, Emulator, Process
 from harness.errors import DeviceError, InputError
 
 
-def start_simulator(board: Board, work_dir: Path, *, check_alignment: bool = False) -> Emulator:
+def start_simulator(
+    board: Board,
+    work_dir: Path,
+    *,
+    check_alignment: bool = False,
+    clock_hz: int | None = None,
+    cycle_parameters: Path | None = None,
+) -> Emulator:
     """Start the simulator for `board`, halted; its log goes to `work_dir`.
 
     check_alignment: whether misaligned LDM, LDRD, VLDR fault, as on silicon; runs 2 million instructions per second.
-    InputError when it does not model the board; DeviceError when it does not start.
+    clock_hz: counts modelled cycles of the core at that clock; instructions without it. cycle_parameters: a file of
+    `harness calibrate`. InputError when it does not model the board; DeviceError when it does not start.
     """
     if board.engines.simulator is None:
         raise InputError(
@@ -27,6 +35,8 @@ def start_simulator(board: Board, work_dir: Path, *, check_alignment: bool = Fal
     # -P and PYTHONPATH: this package, whatever modules the current folder holds.
     command = [sys.executable, "-P", "-m", "harness.emulators.simulator", "--board", board.id, "--until-eof"]
     command += ["--check-alignment"] if check_alignment else []
+    command += ["--clock-hz", str(clock_hz)] if clock_hz is not None else []
+    command += ["--cycle-parameters", str(cycle_parameters.absolute())] if cycle_parameters is not None else []
     search = [str(Path(harness.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(search)}
     process = Process("the simulator", "simulator", command, work_dir, environment=environment, capture_stdout=True)

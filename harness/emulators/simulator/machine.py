@@ -32,6 +32,7 @@ from harness.emulators.simulator.address_space import PAGE, AddressError, Addres
 from harness.emulators.simulator.block_counter import NO_LIMIT, BlockCounter
 from harness.emulators.simulator.core_registers import FLOAT, GENERAL, XPSR_IT, XPSR_T, CoreRegisters
 from harness.emulators.simulator.cycles.counter import Counter, CycleCounting, make_counter
+from harness.emulators.simulator.cycles.edges import Coverage, coverage
 from harness.emulators.simulator.cycles.model import CycleModel
 from harness.emulators.simulator.decode import Kind
 from harness.emulators.simulator.engine import Hook, UcError, hook_accesses, hook_instruction, thumb_engine, unhook
@@ -388,6 +389,12 @@ class Machine:
         ahead = self.clock() - source()
         self.clock_source = lambda: source() + ahead
         self._events_stale = True
+
+    def coverage(self) -> Coverage:
+        """Which executed instructions the cycle model has no cost for; none on a machine without one."""
+        if self.counting is None or self.cycle_model is None:
+            return Coverage(self.instructions, {})
+        return coverage(self.counting.visits(), self.cycle_model)
 
     @property
     def lockup(self) -> str | None:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 
 from harness.boards import Board
+from harness.emulators.simulator.cycles.model import CycleModel
 from harness.emulators.simulator.gdb_server import GdbServer
 from harness.emulators.simulator.machine import Machine, Stop
 from harness.emulators.simulator.runner import Runner
@@ -36,9 +37,9 @@ _SWITCH_SECONDS = 0.001
 class Server:
     """Serves one machine on two ports of 127.0.0.1, chosen by the operating system. One client each at a time."""
 
-    def __init__(self, board: Board, *, check_alignment: bool = False) -> None:
-        """check_alignment: see Machine. InputError when the simulator does not model the board."""
-        self._machine = Machine(board, check_alignment=check_alignment)
+    def __init__(self, board: Board, *, check_alignment: bool = False, cycle_model: CycleModel | None = None) -> None:
+        """check_alignment, cycle_model: see Machine. InputError when the simulator does not model the board."""
+        self._machine = Machine(board, check_alignment=check_alignment, cycle_model=cycle_model)
         self._machine.blocking = True
         self._machine.serial.transmit = self._transmit
         self._machine.serial.flush = self._flush

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -60,6 +61,16 @@ class Coverage:
     def share(self) -> float:
         """The unknown ones as a fraction of all."""
         return sum(self.unknown.values()) / self.instructions if self.instructions else 0.0
+
+    def to_json(self) -> str:
+        """One line that from_json() reads."""
+        return json.dumps({"instructions": self.instructions, "unknown": self.unknown})
+
+    @staticmethod
+    def from_json(text: str) -> Coverage:
+        """ValueError or KeyError when it is none."""
+        plain = json.loads(text)
+        return Coverage(plain["instructions"], plain["unknown"])
 
 
 class Edges:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from harness.boards import Board
 from harness.emulators.simulator.cycles import cores
 from harness.emulators.simulator.cycles.dynamic import Memory, Place
 from harness.emulators.simulator.cycles.instructions import Flow, Instruction, Kind
-from harness.emulators.simulator.cycles.parameters import ParameterSet, shipped
+from harness.emulators.simulator.cycles.parameters import ParameterSet, load, shipped
 from harness.emulators.simulator.cycles.tables import CoreTable, Spent
 
 # Changes whenever the same parameters give other cycles.
@@ -59,13 +60,20 @@ class CycleModel:
     notes: tuple[str, ...] = field(default=())
 
     @staticmethod
-    def of(board: Board, *, clock_hz: int | None = None, parameters: ParameterSet | None = None) -> CycleModel:
-        """The model of `board` at `clock_hz` (default: the manifest's). parameters: default the core's shipped ones.
+    def of(
+        board: Board,
+        *,
+        clock_hz: int | None = None,
+        parameters: ParameterSet | None = None,
+        parameters_file: Path | None = None,
+    ) -> CycleModel:
+        """The model of `board` at `clock_hz` (default: the manifest's). parameters: default those in
+        `parameters_file`, or else the core's shipped ones.
 
         InputError for a core without a table, parameters of another core, and a clock that flash cannot follow.
         """
         table = cores.table(board.core)
-        chosen = parameters or shipped(table)
+        chosen = parameters or (load(parameters_file) if parameters_file is not None else shipped(table))
         chosen.check(table)
         clock = clock_hz or board.clock_hz
         notes = []
