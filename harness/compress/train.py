@@ -182,10 +182,11 @@ def _augmented(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
     size = 1 + uniform(recipe.scale)
     mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0) if recipe.flip else torch.ones(count)
     # affine_grid's coordinates run from -1 to 1 over the image: one pixel is 2 / width.
-    right = uniform(2 * recipe.shift / width)
-    down = uniform(2 * recipe.shift / height)
-    row_x = torch.stack([angle.cos() * size * mirror, -angle.sin() * size, right], 1)
-    row_y = torch.stack([angle.sin() * size * mirror, angle.cos() * size, down], 1)
+    right, down = uniform(recipe.shift), uniform(recipe.shift)
+    if recipe.whole_pixels:
+        right, down = right.round(), down.round()
+    row_x = torch.stack([angle.cos() * size * mirror, -angle.sin() * size, right * 2 / width], 1)
+    row_y = torch.stack([angle.sin() * size * mirror, angle.cos() * size, down * 2 / height], 1)
     grid = F.affine_grid(torch.stack([row_x, row_y], 1), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
