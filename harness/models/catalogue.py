@@ -27,7 +27,7 @@ class Recipe:
     """How a network is trained: Adam, cosine decay to zero after a warm-up of one epoch, cross-entropy.
 
     shift: every image moves by up to that many pixels each way; rotate: degrees, scale: fraction, both up to that much
-    either way; flip: left and right are exchanged for half the images. whole_pixels: shifts are rounded, so that nothing
+    either way; flip: left and right are exchanged for half the images. whole_pixels: shifts are rounded, so nothing
     is blurred. channels_last: the layout in which torch computes; half the time for 3x3 convolutions, other roundings.
     """
 
