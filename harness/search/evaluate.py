@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.compress.quantize import quantize
+from harness.compress.quantize import Quantizer, quantize
 from harness.data.base import Dataset
 from harness.errors import InputError
 from harness.graph.graph import Graph
@@ -45,10 +45,14 @@ Weighted = Conv2d | DepthwiseConv2d | Linear
 
 @dataclass(frozen=True)
 class _Quantized:
-    """A weighted layer's weights at one width. weight: real numbers, whole multiples of scale (O,), torch's layout."""
+    """A weighted layer's weights at one width. weight: real numbers, whole multiples of scale (O,), torch's layout.
+
+    bias: (O,) real numbers, with what goes into it for the weights' rounding.
+    """
 
     weight: Tensor
     scale: Tensor
+    bias: Tensor
 
 
 class Evaluator:
@@ -65,12 +69,8 @@ class Evaluator:
         self.graph = graph
         self.table: Table = table(graph)
         calibration = dataset.network_input(dataset.validation.x[:CALIBRATION_IMAGES])
-        self._by_width = {
-            bits: quantize(
-                graph, calibration, dataset.input_scale, dataset.input_zero_point or 0, policy=uniform(graph, bits)
-            )
-            for bits in WIDTHS
-        }
+        quantizer = Quantizer(graph, calibration, dataset.input_scale, dataset.input_zero_point or 0)
+        self._by_width = {bits: quantizer.quantize(uniform(graph, bits)) for bits in WIDTHS}
         source = self._by_width[INPUT_BITS].input_tensor
         assert source.scale is not None
         x = dataset.validation.x[:images]
@@ -153,7 +153,7 @@ class Evaluator:
                 if target.dtype == "int32":
                     scale = float(step[0])
                 weight = stored.weight * (_scale(source.scale) / scale)
-                bias = (torch.from_numpy(np.asarray(layer.bias, np.float32)) / step).round() * step / scale
+                bias = (stored.bias / step).round() * step / scale
             if target.dtype != "int32":
                 span = (-float(target.zero_point), 2.0**target.bits - 1 - target.zero_point)
             factors = tuple(_scale(tensors[name].scale) / scale for name in layer.inputs)
@@ -316,7 +316,9 @@ def _dequantized(layer: Weighted, integers: Graph, tensors: Mapping[str, object]
         step = _factors(layer.requantize) * _scale(target.scale)
     scale = step / _scale(source.scale)
     real = layer.weight * scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
-    return _Quantized(_planar(layer, real), torch.from_numpy(scale.astype(np.float32)))
+    taps = layer.weight.reshape(len(layer.weight), -1).sum(axis=1, dtype=np.int64)
+    bias = (layer.bias + layer.input_zero_point * taps) * step
+    return _Quantized(*(_planar(layer, real), *(torch.from_numpy(array.astype(np.float32)) for array in (scale, bias))))
 
 
 def _factors(requantize: Requantization) -> Array:
