@@ -126,23 +126,6 @@ def test_the_fast_evaluation_agrees_with_the_exact_integers(
     assert len(scores) > 2
 
 
-def test_a_scale_that_shifts_cannot_reach_is_refused_with_the_layers_name(network: Graph) -> None:
-    import dataclasses
-
-    from harness.graph.graph import build
-
-    first, *others = network.layers
-    tiny = dataclasses.replace(first, weight=first.weight * np.float32(1e-12), bias=first.bias * 0 + 1)
-    tiny.weight[1:] = first.weight[1:]
-    graph = build("tiny", network.input_tensor, (tiny, *others), network.tensors)
-    x = np.random.default_rng(0).random((4, 32, 32, 1), np.float32)
-    bias = tiny.bias.copy()
-    bias[:] = 0
-    graph = build("tiny", network.input_tensor, (dataclasses.replace(tiny, bias=bias), *others), network.tensors)
-    with pytest.raises(InputError, match="layer conv: its requantisation factor"):
-        quantize(graph, x)
-
-
 def test_scores_are_kept_and_found_again(
     network: Graph, dataset: Dataset, evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,8 @@
 
 Rules: weights are signed, one scale per output channel; activations are unsigned with one scale and one zero point per
 tensor; the layer that ends the network keeps its int32 accumulators, under one scale, so the class is decided without
-rounding. Scales are those of the least squared error, of weights on the weights, of activations on a histogram: a tensor's
-scale depends on its values and its own width alone. What weights of few bits lose on the average goes into the bias
+rounding. Scales are those of the least squared error, of weights on the weights, of activations on a histogram; they
+depend on a tensor's values and its own width alone. What weights of few bits lose on the average goes into the bias
 (arXiv 1906.04721, section 4.2).
 """
 
@@ -134,13 +134,17 @@ class Quantizer:
             tensors[tensor.name] = tensor
         return build(graph.name, tensors[graph.input], tuple(layers), tensors)
 
+    def bias(self, layer: Weighted, weight_bits: int) -> Array:
+        """(O,) the bias of a layer of the float graph with weights of that width, in real numbers."""
+        bias = layer.bias.astype(np.float64)
+        return bias if weight_bits == 8 else bias + self._lost(layer, weight_bits)
+
     # ---- layers
 
     def _weighted(self, layer: Weighted, source: Tensor, weight_bits: int, bits: int) -> tuple[Operator, Tensor]:
         assert source.scale is not None
         final = layer is self._graph.layers[-1]
         flat = layer.weight.reshape(len(layer.weight), -1).astype(np.float64)
-        bias = layer.bias.astype(np.float64)
         tensor = dataclasses.replace(self._graph.tensors[layer.output], dtype="int32", bits=32)
         least = 0.0
         if not final:
@@ -148,15 +152,17 @@ class Quantizer:
             assert tensor.scale is not None
             # What even the largest accumulator of a channel does not make a step of: such a channel's weights are 0.
             least = tensor.scale / source.scale * _SMALLEST_FACTOR * 2
-        scales = np.maximum(self._scales_of(layer, flat, bias, source.scale, weight_bits), least)
+        scales = np.maximum(
+            self._scales_of(layer, flat, layer.bias.astype(np.float64), source.scale, weight_bits), least
+        )
         if final:
             scales = np.full_like(scales, scales.max())
             tensor = dataclasses.replace(tensor, scale=float(source.scale * scales[0]))
         lowest, highest = WEIGHT_RANGES[weight_bits]
         integers = np.clip(np.rint(flat / scales[:, None]), lowest, highest).astype(np.int64)
-        if weight_bits < 8:
-            bias = bias + self._lost(layer, flat - integers * scales[:, None])
-        folded = np.rint(bias / (source.scale * scales)).astype(np.int64) - source.zero_point * integers.sum(axis=1)
+        folded = np.rint(self.bias(layer, weight_bits) / (source.scale * scales)).astype(
+            np.int64
+        ) - source.zero_point * integers.sum(axis=1)
         largest = (np.abs(folded) + np.abs(integers).sum(axis=1) * (2**source.bits - 1)).max()
         if largest >= INT32_LIMIT:
             raise InputError(f"layer {layer.name}: its accumulators may reach {largest}, which 32 bits cannot hold")
@@ -180,11 +186,8 @@ class Quantizer:
     def _average(self, layer: AvgPool2d, source: Tensor, bits: int | None) -> tuple[Operator, Tensor]:
         """bits: None keeps the input's scale."""
         assert source.scale is not None
-        if bits is None:
-            # The mean of a range stays in that range: the scale is kept, only 1 / count is rounded.
-            tensor = self._renamed(source, layer.output)
-        else:
-            tensor = self._activation(layer.output, bits)
+        # The mean of a range stays in that range: where the scale is kept, only 1 / count is rounded.
+        tensor = self._renamed(source, layer.output) if bits is None else self._activation(layer.output, bits)
         assert tensor.scale is not None
         factor = source.scale / tensor.scale / layer.count
         requantize = _requantization(layer, np.array([factor]), tensor)
@@ -217,26 +220,33 @@ class Quantizer:
             self._activation_scales[name, bits] = _activation_scale(self._observations[name], bits)
         return self._activation_scales[name, bits]
 
-    def _scales_of(self, layer: Weighted, flat: Array, bias: Array, input_scale: float, bits: int) -> Array:
-        """(O,) scales of the weights (O, I): of the least squared error, but none that is too small for the bias.
+    def _scales_of(self, layer: Weighted, input_scale: float, bits: int) -> Array:
+        """(O,) scales of the weights: of the least squared error, but none that is too small for the bias.
 
         A channel without weights still has a bias to represent; and a bias must leave 30 bits.
         """
-        if (layer.name, bits) not in self._weight_scales:
-            self._weight_scales[layer.name, bits] = _weight_scales(flat, bits)
-        chosen = self._weight_scales[layer.name, bits]
-        needed = np.abs(bias) / input_scale
-        chosen = np.where((np.abs(flat).max(axis=1) == 0) & (needed > 0), needed / 2**16, chosen)
+        chosen = self._best_scales(layer, bits)
+        needed = np.abs(layer.bias.astype(np.float64)) / input_scale
+        empty = ~layer.weight.reshape(len(layer.weight), -1).any(axis=1)
+        chosen = np.where(empty & (needed > 0), needed / 2**16, chosen)
         return np.maximum(chosen, needed / 2**30)
 
-    def _lost(self, layer: Weighted, errors: Array) -> Array:
-        """(O,) what rounding the weights takes from each channel's mean output; its bias can make up for that.
+    def _best_scales(self, layer: Weighted, bits: int) -> Array:
+        if (layer.name, bits) not in self._weight_scales:
+            flat = layer.weight.reshape(len(layer.weight), -1).astype(np.float64)
+            self._weight_scales[layer.name, bits] = _weight_scales(flat, bits)
+        return self._weight_scales[layer.name, bits]
 
-        errors: (O, I) what was rounded away of the weights.
-        """
+    def _lost(self, layer: Weighted, bits: int) -> Array:
+        """(O,) what rounding the weights takes from each channel's output on the average."""
+        scales = self._best_scales(layer, bits)
+        if layer is self._graph.layers[-1]:
+            scales = np.full_like(scales, scales.max())
+        steps = scales.reshape(-1, *[1] * (layer.weight.ndim - 1))
+        errors = layer.weight - np.clip(np.rint(layer.weight / steps), *WEIGHT_RANGES[bits]) * steps
         means = self._observations[layer.inputs[0]].means
         if isinstance(layer, DepthwiseConv2d):
-            return np.asarray(errors.sum(axis=1) * means)
+            return np.asarray(errors.sum(axis=(1, 2)) * means)
         # Columns of a convolution are positions of the kernel, with the channels of each side by side.
         return np.asarray(errors.reshape(len(errors), -1, len(means)).sum(axis=1) @ means)
 
@@ -245,8 +255,8 @@ def _requantization(layer: Operator, factors: Array, tensor: Tensor) -> Requanti
     """To `tensor`'s scale; InputError where multipliers of 31 bits and shifts of 1 to 62 cannot express the factors."""
     if not (factors.min() >= _SMALLEST_FACTOR and factors.max() < _FACTOR_LIMIT):
         raise InputError(
-            f"layer {layer.name}: its scales are outside the arithmetic's range (factors {factors.min():.3g} to "
-            f"{factors.max():.3g})",
+            f"layer {layer.name}: its requantisation factors, {factors.min():.3g} to {factors.max():.3g}, are outside "
+            "the arithmetic's range",
             hint="its weights or its activations are all but zero, or enormous: look at how it was trained",
         )
     return Requantization.from_scales(factors, tensor.zero_point, tensor.bits)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,10 +82,10 @@ class Evaluator:
         largest = max(tensor.elements for tensor in graph.tensors.values())
         self._batch = max(1, min(_MOST_IMAGES, _BATCH_BYTES // (4 * largest)))
         self._weights = {
-            (layer.name, bits): _dequantized(layer, integers, integers.tensors)
+            (layer.name, bits): _dequantized(layer, integers, quantizer.bias(source_layer, bits))
             for bits, integers in self._by_width.items()
-            for layer in integers.layers
-            if isinstance(layer, Weighted)
+            for layer, source_layer in zip(integers.layers, graph.layers, strict=True)
+            if isinstance(layer, Weighted) and isinstance(source_layer, Weighted)
         }
         self._float: dict[int, Tensor] = {}
         self._scores: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
@@ -307,7 +307,7 @@ def _planar(layer: Weighted, weight: Array | None = None) -> Tensor:
     return tensor if tensor.ndim != 4 else tensor.contiguous(memory_format=torch.channels_last)
 
 
-def _dequantized(layer: Weighted, integers: Graph, tensors: Mapping[str, object]) -> _Quantized:
+def _dequantized(layer: Weighted, integers: Graph, bias: Array) -> _Quantized:
     """The layer's integers as real numbers. Their scales follow from how the accumulators become the output."""
     source, target = integers.tensors[layer.inputs[0]], integers.tensors[layer.output]
     if layer.requantize is None:
@@ -316,9 +316,7 @@ def _dequantized(layer: Weighted, integers: Graph, tensors: Mapping[str, object]
         step = _factors(layer.requantize) * _scale(target.scale)
     scale = step / _scale(source.scale)
     real = layer.weight * scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
-    taps = layer.weight.reshape(len(layer.weight), -1).sum(axis=1, dtype=np.int64)
-    bias = (layer.bias + layer.input_zero_point * taps) * step
-    return _Quantized(*(_planar(layer, real), *(torch.from_numpy(array.astype(np.float32)) for array in (scale, bias))))
+    return _Quantized(_planar(layer, real), *(torch.from_numpy(array.astype(np.float32)) for array in (scale, bias)))
 
 
 def _factors(requantize: Requantization) -> Array:
