@@ -17,6 +17,21 @@ static inline void barrier(void)
     __asm volatile("dsb\n\tisb" ::: "memory");
 }
 
+/* --- the NVIC, chapter B3.4: no interrupt is ever taken, a pending one ends WFI --- */
+
+#define NVIC_ISER(irq) REGISTER(0xE000E100u + 4u * ((irq) / 32u))
+#define NVIC_ICPR(irq) REGISTER(0xE000E280u + 4u * ((irq) / 32u))
+
+static inline void nvic_enable(uint32_t irq)
+{
+    NVIC_ISER(irq) = 1u << irq % 32u;
+}
+
+static inline void nvic_clear(uint32_t irq)
+{
+    NVIC_ICPR(irq) = 1u << irq % 32u;
+}
+
 /* --- the DWT's cycle counter, chapter C1.8; Armv6-M has none --- */
 
 #define DEMCR REGISTER(0xE000EDFCu)

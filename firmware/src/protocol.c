@@ -33,7 +33,8 @@ enum {
     COUNT_DIGITS = 9,       /* the longest count that always fits 32 bits */
     DEFAULT_WARMUPS = 10,   /* of `infer` without a second number, as in EEMBC's firmware */
     BUFFER_LINE_BYTES = 8,  /* bytes in a line of `db print` */
-    CALIBRATION_CALLS = 80, /* observer calls to average over: a multiple of 5, as QEMU has 3.2 ticks an instruction */
+    /* Observer calls to average over: a multiple of 125, as QEMU has 3.2, 2.56 or 4.096 ticks an instruction. */
+    CALIBRATION_CALLS = 1000,
 };
 
 /* The input as the host sent it. The network may consume its own input, so it is refilled from here. */
