@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import boards
 from harness.boards import Board
 from harness.emulators.base import Emulator
 from harness.emulators.qemu import start_qemu
@@ -28,9 +27,8 @@ NO_QEMU = shutil.which("qemu-system-arm") is None
 
 
 def board_names() -> tuple[str, ...]:
-    """The boards that an emulator models, here and now."""
-    engines = {name: boards.load(name).engines for name in boards.names()}
-    return tuple(name for name, has in engines.items() if has.simulator or (has.qemu and not NO_QEMU))
+    """Boards whose UART the test firmware knows, as far as an emulator models them here and now."""
+    return ("nucleo-f746",) if NO_QEMU else ("mps2-an386", "mps2-an500", "nucleo-f746")
 
 
 def build(board: Board, folder: Path, *, payload_words: int = 0, name: str = "firmware") -> Path:

@@ -121,10 +121,10 @@ static inline void start_clocks(uint32_t accelerators)
     RCC_PLLCFGR = (RCC_PLLCFGR & PLLCFGR_RESERVED) | source;
     RCC_CR |= CR_PLLON;
 
+    RCC_APB1ENR |= APB1ENR_PWR;
+    (void)RCC_APB1ENR; /* section 5.2.12: a peripheral answers two cycles after its clock is enabled */
     if (NEEDS_OVER_DRIVE) {
         /* Section 4.1.4: over-drive is entered while the PLL is on and not yet in use. */
-        RCC_APB1ENR |= APB1ENR_PWR;
-        (void)RCC_APB1ENR; /* section 5.2.12: a peripheral answers two cycles after its clock is enabled */
         PWR_CR |= CR_ODEN;
         while (!(PWR_CSR & CSR_ODRDY)) {
         }

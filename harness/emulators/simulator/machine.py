@@ -300,11 +300,10 @@ class Machine:
         return Registers(block)
 
     def _timer_divider(self, block: chips.Block) -> int:
-        """Ticks of the core's clock for one of a timer's, see chips.Prescaler."""
+        """Ticks of the core's clock for one of a timer's."""
         if block.prescaler is None or self._clock_control is None:
             return 1
-        field = self._clock_control.read(block.prescaler.offset) >> block.prescaler.shift & 7
-        return 1 if field < 4 else 1 << field - 4
+        return block.prescaler.divider(self._clock_control.read)
 
     # ---- what a debugger sees
 

@@ -43,6 +43,10 @@ class Peripheral(ABC):
         self.write(offset, value, mask)
 
 
+def _shifted(bits: int, left: int) -> int:
+    return bits << left if left >= 0 else bits >> -left
+
+
 class Registers(Peripheral):
     """Registers that keep what is written, and show mirrored bits."""
 
@@ -62,10 +66,10 @@ class Registers(Peripheral):
 
     def read(self, offset: int) -> int:
         """See Peripheral."""
-        word = self._words.get(offset, 0)
+        word = self._words.get(offset, 0) | self._block.ones.get(offset, 0)
         for mirror in self._mirrors.get(offset, ()):
-            shown = mirror.mask << mirror.shift
-            word = word & ~shown | (self._words.get(mirror.source, 0) & mirror.mask) << mirror.shift
+            shown = self._words.get(mirror.source, 0) & mirror.mask
+            word = word & ~_shifted(mirror.mask, mirror.shift) | _shifted(shown, mirror.shift)
         return word
 
     def write(self, offset: int, value: int, mask: int) -> None:
@@ -237,6 +241,7 @@ class UsartV1(Usart):
 
     ISR, CR1 = 0x00, 0x0C
     RDR = TDR = 0x04
+    UE = 1 << 13
     # It has none of these registers: places behind its last one.
     RQR, ICR = 0x100, 0x104
 
