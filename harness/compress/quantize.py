@@ -152,17 +152,14 @@ class Quantizer:
             assert tensor.scale is not None
             # What even the largest accumulator of a channel does not make a step of: such a channel's weights are 0.
             least = tensor.scale / source.scale * _SMALLEST_FACTOR * 2
-        scales = np.maximum(
-            self._scales_of(layer, flat, layer.bias.astype(np.float64), source.scale, weight_bits), least
-        )
+        scales = np.maximum(self._scales_of(layer, source.scale, weight_bits), least)
         if final:
             scales = np.full_like(scales, scales.max())
             tensor = dataclasses.replace(tensor, scale=float(source.scale * scales[0]))
         lowest, highest = WEIGHT_RANGES[weight_bits]
         integers = np.clip(np.rint(flat / scales[:, None]), lowest, highest).astype(np.int64)
-        folded = np.rint(self.bias(layer, weight_bits) / (source.scale * scales)).astype(
-            np.int64
-        ) - source.zero_point * integers.sum(axis=1)
+        folded = np.rint(self.bias(layer, weight_bits) / (source.scale * scales)).astype(np.int64)
+        folded -= source.zero_point * integers.sum(axis=1)
         largest = (np.abs(folded) + np.abs(integers).sum(axis=1) * (2**source.bits - 1)).max()
         if largest >= INT32_LIMIT:
             raise InputError(f"layer {layer.name}: its accumulators may reach {largest}, which 32 bits cannot hold")
