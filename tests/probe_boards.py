@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,9 +71,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(board: Board, folder: Path) -> Iterator[Running]:
-    """The board's emulator, halted."""
-    start = start_simulator if board.engines.simulator else start_qemu
+def running(board: Board, folder: Path, *, start: Callable[[Board, Path], Emulator] | None = None) -> Iterator[Running]:
+    """The board's emulator, halted. start: which one, else the simulator or QEMU."""
+    start = start or (start_simulator if board.engines.simulator else start_qemu)
     with start(board, folder) as emulator:
         host, _, port = emulator.serial_url.removeprefix("socket://").partition(":")
         with socket.create_connection((host, int(port)), timeout=5) as serial:
@@ -87,6 +87,15 @@ def read_line(serial: socket.socket, timeout: float = 5.0) -> bytes:
     while not line.endswith(b"\n"):
         line += serial.recv(1)
     return line[:-1]
+
+
+def drain(serial: socket.socket) -> None:
+    """Forget what the firmware has sent so far."""
+    serial.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while serial.recv(4096):
+            pass
+    serial.setblocking(True)
 
 
 def wait_for_report(session: BoardSession, seconds: float = 5.0) -> FaultReport:
