@@ -110,12 +110,21 @@ class RenodeEngine(_Record):
         return self
 
 
+class ChipId(_Record):
+    """A word that tells one chip from another: what is left of it under `mask` is `value`."""
+
+    at: Address
+    mask: Address = 0xFFFF_FFFF
+    value: Address
+
+
 class HardwareEngine(_Record):
-    """A real board: pyOCD's target name, and the board names that probes report for it."""
+    """A real board: pyOCD's target name, the board names that probes report for it, and how its chip is recognized."""
 
     pyocd_target: str
     board_names: tuple[str, ...] = ()
     usb_ids: tuple[str, ...] = ()
+    chip_id: ChipId | None = None
 
 
 ClockSource = Literal["hse-crystal", "hse-bypass", "hsi", "msi"]

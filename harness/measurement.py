@@ -128,8 +128,11 @@ def _ask(
         timed = client.ticks(repeat, timeout=repeat * INFERENCE_SECONDS)
         by_layer = client.layers(layers, timeout=INFERENCE_SECONDS)
         used = client.stack()
-    if used.used > used.reserved:
-        raise DeviceError(f"the stack overflowed: it used {used.used} B of the {used.reserved} B that are reserved")
+    if used.used >= used.reserved:  # the guard is its lowest word; what went below it cannot be seen
+        raise DeviceError(
+            f"the stack overflowed, or is full to the last byte: all {used.reserved} B that are reserved were used",
+            hint=f"raise stack_bytes in boards/{board.id}.json",
+        )
     if client.retries:
         reporter.say(f"note: {client.retries} inputs were damaged on the serial line and sent again")
     overhead = duration(timed.empty)

@@ -32,6 +32,7 @@ DFSR_HALTED, DFSR_BKPT, DFSR_VCATCH = 1 << 0, 1 << 1, 1 << 3
 AIRCR_VECTRESET, AIRCR_SYSRESETREQ = 1 << 0, 1 << 2
 DCRSR_WRITE, DCRSR_REGISTER = 1 << 16, 0x7F
 VC_CORERESET, VC_HARDERR = 1 << 0, 1 << 10
+RESET_VECTOR = 1
 # DEMCR's vector catch bits -> exception number: MemManage, three kinds of UsageFault, BusFault, HardFault.
 VECTOR_CATCHES = {1 << 4: 4, 1 << 5: 6, 1 << 6: 6, 1 << 7: 6, 1 << 8: 5, VC_HARDERR: 3}
 EXCEPTION_NUMBER = 0x1FF  # of xPSR
@@ -102,9 +103,9 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
         if self._poll():
             return
         with _pyocd_errors():
-            if self._program_counter() in self._wanted_breakpoints():
-                self._client.step()  # off the breakpoint it stands on
             self._catching = self._vector_catches()
+            if self._program_counter() in self._wanted_breakpoints() | self._catching.keys():
+                self._client.step()  # off the breakpoint it stands on
             for address in self._wanted_breakpoints() | self._catching.keys():
                 self._client.insert_breakpoint(address)
                 self._placed.add(address)
@@ -192,7 +193,7 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
         if self._debug[DEMCR] & VC_HARDERR:
             numbers |= self._stub.unescalated_faults
         catches: dict[int, set[int]] = {}
-        if numbers:
+        if numbers or self._debug[DEMCR] & VC_CORERESET:
             table = int.from_bytes(self._client.read_memory(VTOR, 4), "little") & ~VECTOR_TABLE_ALIGNMENT
             try:
                 vectors = struct.unpack(f"<{_VECTORS}I", self._stub.read_memory(table, 4 * _VECTORS))
@@ -203,6 +204,8 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
             for number in numbers:
                 if vectors[number]:
                     catches.setdefault(vectors[number] & ~1, set()).add(number)
+            if self._debug[DEMCR] & VC_CORERESET:  # by itself: our own resets are held before the first instruction
+                catches.setdefault(vectors[RESET_VECTOR] & ~1, set()).add(0)
         return catches
 
     # ---- the machine's memory

@@ -13,7 +13,7 @@ from typing import Literal
 from harness.errors import DeviceError
 from harness.toolchain.symbols import Symbols
 
-FaultKind = Literal["fault", "lockup", "hang", "stopped"]
+FaultKind = Literal["fault", "lockup", "hang", "reset", "stopped"]
 
 EXCEPTION_NAMES = {
     2: "NMI",
@@ -98,7 +98,7 @@ class FaultReport:
     """Why the firmware does not go on.
 
     kind: fault (an exception nobody recovers from), lockup (a fault where no fault handler can run), hang (runs, but
-        does not answer), stopped (halted for another reason).
+        does not answer), reset (started over by itself), stopped (halted for another reason).
     pc, lr, sp, xpsr: of the code that went wrong, as stacked on exception entry; of the handler where that frame cannot
         be read.
     cfsr, hfsr, mmfar, bfar: fault status and address registers; 0 where unknown.
@@ -210,6 +210,8 @@ def _what(kind: FaultKind, exception: int) -> str:
         return name
     if kind == "lockup":
         return "lockup (a fault where no fault handler can run)"
+    if kind == "reset":
+        return "the firmware was reset while it ran, by itself or by a watchdog, and starts over"
     what = "the firmware hangs" if kind == "hang" else "the firmware stopped"
     return f"{what} while handling {name}" if exception else what
 

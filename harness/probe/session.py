@@ -32,6 +32,7 @@ from harness.emulators import renode
 from harness.emulators.base import Emulator
 from harness.errors import BuildError, DeviceError, HarnessError, InputError
 from harness.probe import hardware, logs, targets
+from harness.probe.core import EXCEPTION_NUMBER
 from harness.probe.faults import (
     FAULT_EXCEPTIONS,
     FRAME_BYTES,
@@ -49,8 +50,19 @@ from harness.toolchain import symbols
 
 __all__ = ["BoardSession", "ProbeInfo", "ProgramReport", "State", "list_probes", "open_session"]
 
-State = Literal["running", "halted", "lockup", "fault"]
+State = Literal["running", "halted", "lockup", "fault", "reset"]
 
+_CPUID = 0xE000_ED00
+# CPUID's part numbers (Arm's technical reference manuals), as manifests call these cores.
+CORES = {
+    0xC20: "cortex-m0",
+    0xC60: "cortex-m0plus",
+    0xC23: "cortex-m3",
+    0xC24: "cortex-m4",
+    0xC27: "cortex-m7",
+    0xD21: "cortex-m33",
+    0xD22: "cortex-m55",
+}
 _VERIFY_CHUNK_BYTES = 1 << 14
 _EXIT_SECONDS = 1.0  # from the last sign of life on the GDB connection until the emulator's process must have ended
 # A booting firmware switches its UART on within this time; see BoardSession._wake.
@@ -66,6 +78,7 @@ _CATCHES = (
     | Target.VectorCatch.STATE_ERR
     | Target.VectorCatch.CHECK_ERR
     | Target.VectorCatch.COPROCESSOR_ERR
+    | Target.VectorCatch.CORE_RESET
 )
 # Share of the progress that erasing, programming and verifying have, by the time they take on flash.
 _PHASES = ((0.0, 0.4), (0.4, 0.8), (0.8, 1.0))
@@ -101,6 +114,23 @@ class BoardSession:
     def target(self) -> Any:
         """pyOCD's target, for what this class does not cover (breakpoints, single steps, registers)."""
         return self._session.target
+
+    # ---- which chip this is
+
+    def check_chip(self) -> None:
+        """DeviceError where the core, or on a real board the chip, is another one than the manifest's."""
+        with self._guarded("reading the chip's identification"):
+            core = CORES.get(self.target.read32(_CPUID) >> 4 & 0xFFF)
+            if core is not None and core != self.board.core:
+                raise _wrong_chip(self.board, f"its core is a {core}, not a {self.board.core}")
+            hardware = self.board.engines.hardware
+            if self._emulator is None and hardware is not None and hardware.chip_id is not None:
+                expected = hardware.chip_id
+                found = self.target.read32(expected.at) & expected.mask
+                if found != expected.value:
+                    raise _wrong_chip(
+                        self.board, f"its identification at {expected.at:#010x} is {found:#x}, not {expected.value:#x}"
+                    )
 
     # ---- programming
 
@@ -215,7 +245,7 @@ class BoardSession:
                 raise
 
     def state(self) -> State:
-        """What the core does. fault: stopped by an exception that nothing recovers from."""
+        """What the core does. fault: stopped by an exception that nothing recovers from. reset: has reset itself."""
         try:
             with self._guarded("asking for the core's state"):
                 return self._pyocd_state()
@@ -232,8 +262,12 @@ class BoardSession:
             return "lockup"
         if state != Target.State.HALTED:
             return "running"
-        caught = self.target.get_halt_reason() == Target.HaltReason.VECTOR_CATCH
-        return "fault" if caught and self.target.read_core_register("ipsr") in FAULT_EXCEPTIONS else "halted"
+        if self.target.get_halt_reason() != Target.HaltReason.VECTOR_CATCH:
+            return "halted"
+        exception = self.target.read_core_register("ipsr")
+        if exception in FAULT_EXCEPTIONS:
+            return "fault"
+        return "halted" if exception or self._halted_by_us else "reset"
 
     def check(self) -> FaultReport | None:
         """None while all is well. Cheap (no traffic while the core runs): for use while waiting for an answer."""
@@ -252,7 +286,13 @@ class BoardSession:
         elf = elf or self._programmed
         names = symbols.read(elf) if elf is not None else None
         ram = tuple(range(r.origin, r.origin + r.length) for r in self.board.memory if r.kind == "ram")
-        kinds: dict[State, FaultKind] = {"running": "hang", "halted": "stopped", "lockup": "lockup", "fault": "fault"}
+        kinds: dict[State, FaultKind] = {
+            "running": "hang",
+            "halted": "stopped",
+            "lockup": "lockup",
+            "fault": "fault",
+            "reset": "reset",
+        }
         try:
             kind = kinds[self.state()]
             self.halt()
@@ -286,7 +326,8 @@ class BoardSession:
         frame = None
         cfsr, hfsr, _, mmfar, bfar = self.target.read_memory_block32(_FAULT_STATUS, 5)
         address = frame_address(lr, msp=read("msp"), psp=read("psp"))
-        if address is not None:
+        # In thread mode there is no frame; a reset leaves LR all ones, which looks like an EXC_RETURN.
+        if address is not None and xpsr & EXCEPTION_NUMBER:
             with suppress(exceptions.TransferError):  # the stack pointer itself was wrong, which the report says
                 frame = struct.unpack("<8I", bytes(self.target.read_memory_block8(address, FRAME_BYTES)))
         return CoreState(pc=pc, lr=lr, sp=sp, xpsr=xpsr, cfsr=cfsr, hfsr=hfsr, mmfar=mmfar, bfar=bfar, frame=frame)
@@ -353,7 +394,9 @@ def open_session(board: Board, *, emulator: Emulator | None, probe_uid: str | No
         session = _hardware_session(board, probe_uid) if emulator is None else _emulator_session(board, emulator)
         try:
             _open(session, emulator, log)
-            yield BoardSession(board, session, emulator, log)
+            opened = BoardSession(board, session, emulator, log)
+            opened.check_chip()
+            yield opened
         finally:
             _close(session)
 
@@ -422,6 +465,13 @@ def _close(session: Session) -> None:
     finally:
         if isinstance(session.probe, EmulatorProbe):
             session.probe.close()
+
+
+def _wrong_chip(board: Board, difference: str) -> DeviceError:
+    return DeviceError(
+        f"this is not a {board.name}: {difference}",
+        hint="choose the probe of that board with --probe, or the board that is connected with --board",
+    )
 
 
 def _device_error(message: str, log: logs.LogTail) -> DeviceError:
