@@ -13,7 +13,7 @@ from harness.codegen.generate import Generated, generate
 from harness.graph.graph import Graph, Tensor, build
 from harness.ops.base import Operator, Requantization
 from harness.ops.conv2d import Conv2d
-from harness.ops.lowering import DEFAULT_STORAGE, Site, Target
+from harness.ops.lowering import Site, Target, default_storage
 
 # Filters, kernel, stride, padding, and the zero point of the output.
 Convolution = tuple[int, tuple[int, int], tuple[int, int], tuple[int, int], int]
@@ -59,14 +59,14 @@ def convolutions(
     return build("dense", source, tuple(operators), tensors)
 
 
-def forms_of(graph: Graph, form: str) -> dict[str, str]:
-    """`form` for every layer that has it and can take it."""
+def forms_of(graph: Graph, form: str, *, every: bool = True) -> dict[str, str]:
+    """`form` for every layer, or for those that it fits."""
     found = {}
     for index, layer in enumerate(graph.layers):
         known = {one.name: one for one in layer.forms}
-        if form in known and known[form].applicable(layer, site_of(graph, index)):
+        if form in known and known[form].fits(layer, site_of(graph, index)):
             found[layer.name] = form
-    assert found, f"no layer takes form {form}"
+    assert len(found) == len(graph.layers) or not every, f"not every layer takes form {form}"
     return found
 
 
@@ -91,4 +91,5 @@ def site_of(graph: Graph, index: int, core: str = "cortex-m4") -> Site:
     """Where layer `index` stands, with the default storages."""
     layer: Operator = graph.layers[index]
     source, result = graph.tensors[layer.inputs[0]], graph.tensors[layer.output]
-    return Site(Target(core), source.shape, result.shape, DEFAULT_STORAGE[source.dtype], DEFAULT_STORAGE[result.dtype])
+    stored = [default_storage(tensor.dtype, tensor.bits) for tensor in (source, result)]
+    return Site(Target(core), source.shape, result.shape, *stored)

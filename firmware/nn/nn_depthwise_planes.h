@@ -14,7 +14,7 @@
 #ifndef NN_DEPTHWISE_PLANES_H
 #define NN_DEPTHWISE_PLANES_H
 
-#include "nn_conv2d.h"
+#include "nn_packed.h"
 
 /* What one pass computes: one channel's outputs, two rows at a time. Assembly knows this record's layout.
  *
@@ -215,7 +215,28 @@ NN_INLINE uint32_t nn_planes_pixel(const uint8_t *row, uint32_t pixel, uint32_t 
                                    nn_element element)
 {
     const uint32_t at = pixel * channels + channel;
+    if (element == NN_U4) {
+        const uint32_t packed = *(const uint16_t *)(const void *)(row + at / 2u);
+        const uint32_t halves = (packed | packed << 8) & 0x00FF00FFu;
+        return (halves | halves << 4) & 0x0F0F0F0Fu;
+    }
+    if (element == NN_U2) {
+        const uint32_t packed = row[at / 4u], halves = (packed | packed << 12) & 0x000F000Fu;
+        return (halves | halves << 6) & 0x03030303u;
+    }
     return *(const nn_word *)(const void *)(row + at);
+}
+
+/* Four bytes of an output of 4 or 2 bits into their place. */
+NN_INLINE void nn_planes_pack(uint32_t bytes, uint8_t *target, nn_element element)
+{
+    if (element == NN_U4) {
+        const uint32_t pairs = bytes | bytes >> 4;
+        *(uint16_t *)(void *)target = (uint16_t)((pairs & 0xFFu) | (pairs >> 8 & 0xFF00u));
+    } else {
+        const uint32_t pairs = bytes | bytes >> 6;
+        *target = (uint8_t)((pairs & 0xFu) | (pairs >> 12 & 0xF0u));
+    }
 }
 
 /* Four channels of two pixels into a word of each of four planes, `plane` words after each other. */
@@ -264,7 +285,7 @@ NN_INLINE void nn_depthwise_planes_fill(const nn_depthwise_planes_layer *layer, 
             }
             continue;
         }
-        const uint8_t *const row = input + (uint32_t)y * s->width * s->channels;
+        const uint8_t *const row = input + (uint32_t)y * nn_row_bytes(s->width * s->channels, s->input);
         for (uint32_t word = begin; word < end; word++) {
             nn_planes_split(nn_planes_pixel(row, 2u * word - left, s->channels, channel, s->input),
                             nn_planes_pixel(row, 2u * word + 1u - left, s->channels, channel, s->input), planes + word,
@@ -300,8 +321,10 @@ NN_INLINE void nn_depthwise_planes(const nn_depthwise_planes_layer *layer, const
 {
     const nn_conv2d_shape *s = &layer->shape;
     const uint32_t pairs = (s->columns + 1u) / 2u, words = nn_depthwise_planes_words(s);
-    const uint32_t distance = s->channels, row_bytes = s->columns * distance;
+    const bool packed = s->output != NN_U8;
+    const uint32_t distance = packed ? 4u : s->channels, row_bytes = s->columns * distance;
     nn_word *const planes = scratch;
+    uint8_t *const collected = (uint8_t *)(planes + 4u * nn_depthwise_planes_height(s, layer->block) * words);
     for (uint32_t row = 0; row < s->rows; row += layer->block) {
         const bool whole = s->rows % layer->block == 0 || row + layer->block <= s->rows;
         const uint32_t rows = whole ? layer->block : s->rows - row;
@@ -311,7 +334,8 @@ NN_INLINE void nn_depthwise_planes(const nn_depthwise_planes_layer *layer, const
             nn_depthwise_planes_fill(layer, input, top, height, four, planes);
             for (uint32_t channel = four; channel < four + 4u; channel++) {
                 const nn_word *const plane = planes + (channel - four) * height * words;
-                uint8_t *const first = (uint8_t *)output + row * row_bytes + channel;
+                uint8_t *const first =
+                    packed ? collected + (channel - four) : (uint8_t *)output + row * row_bytes + channel;
                 nn_planes_pass pass;
                 for (uint32_t ky = 0; ky < 3; ky++) {
                     const uint32_t w0 = (uint32_t)nn_planes_weight(layer, 3u * ky, channel);
@@ -341,6 +365,14 @@ NN_INLINE void nn_depthwise_planes(const nn_depthwise_planes_layer *layer, const
                     pass.output = first + (rows - 1u) * row_bytes + (pairs - 1u) * 2u * distance;
                     pass.row = 0;
                     layer->pass(&pass);
+                }
+            }
+            for (uint32_t i = 0; packed && i < rows; i++) {
+                const nn_word *const bytes = (const nn_word *)(const void *)(collected + i * row_bytes);
+                const uint32_t pitch = nn_row_bytes(s->columns * s->channels, s->output);
+                for (uint32_t column = 0; column < s->columns; column++) {
+                    const uint32_t at = (column * s->channels + four) * nn_element_bits(s->output) / 8u;
+                    nn_planes_pack(bytes[column], (uint8_t *)output + (row + i) * pitch + at, s->output);
                 }
             }
         }

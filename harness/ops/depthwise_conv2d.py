@@ -9,6 +9,8 @@ import numpy as np
 
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Requantization, Shape, finished, padding_edges, relu_label
+from harness.ops.depthwise_planes import PlanesDepthwise
+from harness.ops.depthwise_words import WordsDepthwise
 from harness.ops.lowering import (
     Constant,
     Cost,
@@ -68,7 +70,7 @@ class DepthwiseConv2d(Operator):
 
     @property
     def forms(self) -> tuple[Form[Any], ...]:
-        return (PlainDepthwise(),) if self.integer else (PlainDepthwiseF32(),)
+        return (PlanesDepthwise(), WordsDepthwise(), PlainDepthwise()) if self.integer else (PlainDepthwiseF32(),)
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -179,7 +181,7 @@ class PlainDepthwise(Form[DepthwiseConv2d]):
                 "requantize": requantization_fields(layer.requantize),
             },
             constants=(
-                weights_constant(_by_tap(layer), layer.weight_bits),
+                weights_constant(by_tap(layer), layer.weight_bits),
                 Constant("bias", "int32_t", layer.bias.astype(np.int32)),
                 *requantization_constants(layer.requantize),
             ),
@@ -222,12 +224,12 @@ class PlainDepthwiseF32(Form[DepthwiseConv2d]):
                 **clip_field(layer.clip),
             },
             constants=(
-                Constant("weights", "float", _by_tap(layer).astype(np.float32).ravel()),
+                Constant("weights", "float", by_tap(layer).astype(np.float32).ravel()),
                 Constant("bias", "float", layer.bias.astype(np.float32)),
             ),
         )
 
 
-def _by_tap(layer: DepthwiseConv2d) -> Array:
+def by_tap(layer: DepthwiseConv2d) -> Array:
     """(KH * KW, C): the weights of each position of the kernel side by side, as they meet (H, W, C) inputs."""
     return np.ascontiguousarray(layer.weight.reshape(len(layer.weight), -1).T)

@@ -22,10 +22,10 @@ STORAGES = frozenset({Storage.U8, Storage.U4, Storage.U2, Storage.I32})
 WEIGHT_BITS = frozenset({2, 4, 8})
 
 
-def weights_constant(rows: Array, bits: int) -> Constant:
-    """(R, N) int8 weights: as they are at 8 bits, else R rows of words."""
+def weights_constant(rows: Array, bits: int, alignment: int | None = None) -> Constant:
+    """(R, N) int8 weights: as they are at 8 bits, else R rows of words. alignment: bytes, of those that are bytes."""
     if bits == 8:
-        return Constant("weights", "int8_t", np.ascontiguousarray(rows, np.int8).ravel())
+        return Constant("weights", "int8_t", np.ascontiguousarray(rows, np.int8).ravel(), alignment)
     return Constant("weights", "uint32_t", pack_rows(rows, bits).ravel())
 
 

@@ -1,0 +1,108 @@
+"""Depthwise convolution on planes and on words: exact for every stride, padding and width, estimated as measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kernels_dense import on_core_exactly, on_host_exactly, site_of
+
+from harness.graph.graph import Graph, Tensor, build
+from harness.ops.base import Operator, Requantization
+from harness.ops.depthwise_conv2d import DepthwiseConv2d
+from harness.ops.lowering import Form
+from harness.toolchain import compiler
+
+pytestmark = pytest.mark.skipif(compiler.find_host() is None, reason="no host compiler")
+needs_arm = pytest.mark.skipif(compiler.find_arm() is None, reason="no arm-none-eabi-gcc")
+
+# Stride, padding before, padding after, and of the output: bits, zero point; bits of the weights.
+Layer = tuple[int, tuple[int, int], tuple[int, int] | None, int, int, int]
+
+
+def depthwise(shape: tuple[int, int, int], layers: Sequence[Layer], zero_point: int = 0) -> Graph:
+    """Depthwise 3x3 convolutions one after the other; zero_point: of the input."""
+    random = np.random.default_rng(shape[0] + shape[1])
+    tensor = source = Tensor("x", shape, "uint8", 0.05, zero_point)
+    tensors: dict[str, Tensor] = {}
+    operators: list[Operator] = []
+    for index, (stride, before, after, bits, point, weight_bits) in enumerate(layers):
+        lowest, highest = {8: (-127, 127), 4: (-8, 7), 2: (-2, 1)}[weight_bits]
+        weight = random.integers(lowest, highest + 1, (shape[2], 3, 3)).astype(np.int8)
+        reach = highest * 2 ** (tensor.bits - 1) * 3
+        bias = random.integers(-reach, reach, shape[2]).astype(np.int32)
+        scales = random.uniform(0.5, 1.5, shape[2]) * 2**bits / reach / 3
+        layer = DepthwiseConv2d(
+            f"dw{index}",
+            (tensor.name,),
+            f"dw{index}",
+            weight,
+            bias,
+            (stride, stride),
+            before,
+            point == 0,
+            tensor.zero_point,
+            Requantization.from_scales(np.minimum(scales, 0.45), point, bits),
+            after,
+            weight_bits=weight_bits,
+        )
+        tensor = Tensor(layer.name, layer.output_shape(tensor.shape), "uint8", 0.05, point, bits)
+        tensors[layer.name] = tensor
+        operators.append(layer)
+    return build("depthwise", source, tuple(operators), tensors)
+
+
+ONE = (1, 1)
+NETWORKS: dict[str, Graph] = {
+    "stride 1": depthwise((9, 12, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 9, 8), (1, (0, 1), None, 8, 0, 8)]),
+    "stride 2": depthwise((17, 14, 4), [(2, ONE, None, 8, 4, 8), (2, (0, 0), ONE, 8, 0, 8)], zero_point=7),
+    "tall, in transposed lines": depthwise((25, 5, 8), [(1, ONE, None, 8, 0, 8)]),
+    "blocks": depthwise((40, 61, 4), [(1, ONE, None, 8, 0, 8), (2, ONE, None, 8, 3, 8)]),
+    "narrow": depthwise((5, 1, 4), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 1, 8), (2, ONE, None, 8, 0, 8)]),
+    "padding that differs": depthwise((6, 7, 4), [(1, (2, 0), (1, 2), 8, 5, 8), (2, (0, 1), (2, 0), 8, 0, 8)]),
+    "packed": depthwise(
+        (7, 6, 12), [(1, ONE, None, 4, 0, 4), (1, ONE, None, 2, 0, 2), (2, ONE, None, 4, 3, 8), (1, ONE, None, 8, 0, 2)]
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ["planes", "words"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_portable_path(name: str, form: str, tmp_path: Path) -> None:
+    on_host_exactly(NETWORKS[name], form, tmp_path)
+
+
+@needs_arm
+@pytest.mark.parametrize("form", ["planes", "words"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_assembly_and_what_it_costs(name: str, form: str) -> None:
+    graph = NETWORKS[name]
+    _, _, ran = on_core_exactly(graph, form)
+    estimated = 0
+    for index, layer in enumerate(graph.layers):
+        known: dict[str, Form[DepthwiseConv2d]] = {one.name: one for one in layer.forms}
+        assert isinstance(layer, DepthwiseConv2d)
+        estimated += known[form].cost(layer, site_of(graph, index)).instructions
+    assert 0.7 < estimated / ran[0].instructions < 1.4  # some of these are tiny
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.tuples(st.integers(1, 12), st.integers(1, 12), st.sampled_from([4, 8])),
+    strides=st.lists(st.integers(1, 2), min_size=1, max_size=3),
+    zero_point=st.sampled_from([0, 255]),
+    bits=st.sampled_from([8, 4]),
+    form=st.sampled_from(["planes", "words"]),
+)
+def test_any_shape(
+    shape: tuple[int, int, int], strides: list[int], zero_point: int, bits: int, form: str, tmp_path: Path
+) -> None:
+    # The output of a network has 8 bits.
+    layers: list[Layer] = [(stride, ONE, None, bits, 0, bits) for stride in strides[:-1]] + [
+        (strides[-1], ONE, None, 8, 0, 8)
+    ]
+    on_host_exactly(depthwise(shape, layers, zero_point), form, tmp_path)
