@@ -129,14 +129,14 @@ def test_the_fast_evaluation_agrees_with_the_exact_integers(
 def test_scores_are_kept_and_found_again(
     network: Graph, dataset: Dataset, evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = evaluate.journal_path(tmp_path, network, dataset)
-    first = Evaluator(network, dataset, journal=journal)
+    first = Evaluator(network, dataset, cache_dir=tmp_path)
     weights, activations = first.table.uniform(4)
     score = first.score(weights, activations)
+    (journal,) = (tmp_path / "search").iterdir()
     assert len(journal.read_text().splitlines()) == 1
     with journal.open("a") as file:
         file.write("[[8, 8")  # an interruption
-    again = Evaluator(network, dataset, journal=journal)
+    again = Evaluator(network, dataset, cache_dir=tmp_path)
     monkeypatch.setattr(again, "logits", None)
     assert again.score(weights, activations) == score == evaluator.score(weights, activations)
 

@@ -138,7 +138,7 @@ def _fit(
         order = torch.randperm(samples, generator=generator)
         for step in range(steps):
             batch = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-            x = _augmented(_planar(dataset, dataset.train.x[batch.numpy()]), recipe, generator)
+            x = augmented(_planar(dataset, dataset.train.x[batch.numpy()]), recipe, generator)
             x = x.contiguous(memory_format=layout)
             loss = F.cross_entropy(network(x), labels[batch])
             optimizer.zero_grad()
@@ -169,7 +169,7 @@ def _planar(dataset: Dataset, x: Images) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(dataset.network_input(x).transpose(0, 3, 1, 2)))
 
 
-def _augmented(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+def augmented(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
     """x (N, C, H, W) with each image moved, turned, scaled and mirrored on its own, as far as the recipe allows."""
     if not (recipe.shift or recipe.rotate or recipe.scale or recipe.flip):
         return x

@@ -18,19 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.compress import layers
+from harness.compress.layers import Weighted, planar
 from harness.compress.quantize import Quantizer, quantize
 from harness.data.base import Dataset
 from harness.errors import InputError
 from harness.graph.graph import Graph
-from harness.ops.add import Add
-from harness.ops.avg_pool2d import AvgPool2d
 from harness.ops.base import Array, Operator, Requantization
-from harness.ops.conv2d import Conv2d
-from harness.ops.depthwise_conv2d import DepthwiseConv2d
-from harness.ops.linear import Linear
-from harness.ops.max_pool2d import MaxPool2d, Window
-from harness.search.policy import WIDTHS, Policy, uniform
+from harness.search.policy import WIDTHS, Policy
 from harness.search.tensors import INPUT_BITS, Table, Widths, table
+
+# Changes whenever the same integers shall no longer mean the same score.
+_VERSION = 1
 
 # Images of the validation split: those that a policy's score is taken on, and those that calibrate the scales.
 IMAGES = 2_000
@@ -40,14 +39,13 @@ CALIBRATION_IMAGES = 512
 _BATCH_BYTES = 4 * 2**20
 _MOST_IMAGES = 250
 
-Weighted = Conv2d | DepthwiseConv2d | Linear
-
 
 @dataclass(frozen=True)
 class _Quantized:
-    """A weighted layer's weights at one width. weight: real numbers, whole multiples of scale (O,), torch's layout.
+    """A weighted layer's parameters at one width, as real numbers.
 
-    bias: (O,) real numbers, with what goes into it for the weights' rounding.
+    weight: whole multiples of scale (O,), in torch's layout. bias: (O,), which makes up for what
+    rounding takes from the weights.
     """
 
     weight: Tensor
@@ -58,19 +56,21 @@ class _Quantized:
 class Evaluator:
     """Scores policies of one float Graph on the validation split of one dataset.
 
-    images: how many are used, from the split's beginning. journal: a file in which scores are kept; a policy that was
-    scored before, in whatever search, is not inferred again.
+    images: how many are used, from the split's beginning. cache_dir: scores are kept there; a policy that was scored
+    before, in whatever search, is not inferred again.
     InputError where the network cannot be quantised, or the dataset has no validation images.
     """
 
-    def __init__(self, graph: Graph, dataset: Dataset, *, images: int = IMAGES, journal: Path | None = None) -> None:
+    def __init__(self, graph: Graph, dataset: Dataset, *, images: int = IMAGES, cache_dir: Path | None = None) -> None:
         if not len(dataset.validation):
             raise InputError(f"{dataset.name} lacks validation samples: nothing can be searched")
         self.graph = graph
         self.table: Table = table(graph)
         calibration = dataset.network_input(dataset.validation.x[:CALIBRATION_IMAGES])
         quantizer = Quantizer(graph, calibration, dataset.input_scale, dataset.input_zero_point or 0)
-        self._by_width = {bits: quantizer.quantize(uniform(graph, bits)) for bits in WIDTHS}
+        # Scales of a tensor depend on its own width alone, so all policies are made of these few networks' parts.
+        self._by_width = {bits: quantizer.quantize(self._uniform(INPUT_BITS, bits)) for bits in WIDTHS}
+        by_weights = {bits: quantizer.quantize(self._uniform(bits, INPUT_BITS)) for bits in WIDTHS}
         source = self._by_width[INPUT_BITS].input_tensor
         assert source.scale is not None
         x = dataset.validation.x[:images]
@@ -82,21 +82,27 @@ class Evaluator:
         largest = max(tensor.elements for tensor in graph.tensors.values())
         self._batch = max(1, min(_MOST_IMAGES, _BATCH_BYTES // (4 * largest)))
         self._weights = {
-            (layer.name, bits): _dequantized(layer, integers, quantizer.bias(source_layer, bits))
-            for bits, integers in self._by_width.items()
-            for layer, source_layer in zip(integers.layers, graph.layers, strict=True)
-            if isinstance(layer, Weighted) and isinstance(source_layer, Weighted)
+            (layer.name, bits): _dequantized(layer, integers)
+            for bits, integers in by_weights.items()
+            for layer in integers.layers
+            if isinstance(layer, Weighted)
         }
         self._float: dict[int, Tensor] = {}
         self._scores: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
-        self._journal = journal
-        if journal is not None:
-            self._scores = _read_journal(journal)
+        self.digest = _digest([*self._by_width.values(), *by_weights.values()], dataset, self.images)
+        self._journal = None
+        if cache_dir is not None:
+            self._journal = cache_dir / "search" / f"{graph.name}-{self.digest[:24]}.jsonl"
+            self._scores = _read_journal(self._journal)
 
     @property
     def images(self) -> int:
         """Images that a score is taken on."""
         return len(self._x)
+
+    def _uniform(self, weight_bits: int, bits: int) -> Policy:
+        weights, activations = self.table.uniform(weight_bits)[0], self.table.uniform(bits)[1]
+        return self.table.policy(weights, activations, method="uniform")
 
     def score(self, weights: Widths, activations: Widths) -> float:
         """Top-1 accuracy under these widths by layer, as a fraction. InputError where the outputs are not finite."""
@@ -171,7 +177,7 @@ class Evaluator:
         for layer in self.graph.layers:
             weight = bias = None
             if isinstance(layer, Weighted):
-                weight = _planar(layer)
+                weight = planar(layer, layer.weight)
                 weight = weight * scale if layer.inputs[0] == self.graph.input else weight
                 bias = torch.from_numpy(np.asarray(layer.bias, np.float32))
             relu = getattr(layer, "relu", False)
@@ -218,28 +224,7 @@ class _Operation:
     rounded: bool = True
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        layer, x = self.layer, inputs[0]
-        if isinstance(layer, MaxPool2d):
-            return _max_pool(x, layer.window)
-        if isinstance(layer, Conv2d | DepthwiseConv2d):
-            assert self.weight is not None
-            (top, bottom), (left, right) = layer.edges
-            padding = (top, left)
-            if (top, left) != (bottom, right):
-                x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
-            groups = len(layer.weight) if isinstance(layer, DepthwiseConv2d) else 1
-            y = F.conv2d(x, self.weight, self.bias, layer.stride, padding, groups=groups)
-            if isinstance(layer, Conv2d) and layer.pool is not None:
-                y = _max_pool(y, layer.pool)
-        elif isinstance(layer, Linear):
-            assert self.weight is not None
-            y = F.linear(x.permute(0, 2, 3, 1).flatten(1) if x.ndim == 4 else x, self.weight, self.bias)
-        elif isinstance(layer, AvgPool2d):
-            y = F.avg_pool2d(x, layer.window.kernel, layer.window.stride) * self.factors[0]
-        elif isinstance(layer, Add):
-            y = x * self.factors[0] + inputs[1] * self.factors[1]
-        else:
-            raise InputError(f"layer {layer.name}: {layer.kind} has no integer form")
+        y = layers.apply(self.layer, inputs, self.weight, self.bias, self.factors)
         if self.span is not None:
             y = y.clamp_(*self.span)
         return y.round_() if self.rounded else y
@@ -261,14 +246,10 @@ def quantized(graph: Graph, dataset: Dataset, policy: Policy) -> Graph:
     return quantize(graph, calibration, dataset.input_scale, dataset.input_zero_point or 0, policy=policy)
 
 
-def journal_path(folder: Path, graph: Graph, dataset: Dataset, images: int = IMAGES) -> Path:
-    """Where scores of a network's policies are kept: by the content of network, data, and of the code that scores."""
-    import harness.compress.quantize as quantization
-
-    key = hashlib.sha256(repr((graph.sha256(), dataset.sha256, images, CALIBRATION_IMAGES)).encode())
-    for path in (Path(__file__), Path(str(quantization.__file__))):
-        key.update(path.read_bytes())
-    return folder / "search" / f"{graph.name}-{key.hexdigest()[:24]}.jsonl"
+def _digest(integers: Sequence[Graph], dataset: Dataset, images: int) -> str:
+    """Everything that a score depends on: the integers that policies are made of, and the data."""
+    parts = [graph.sha256() for graph in integers]
+    return hashlib.sha256(repr((_VERSION, parts, dataset.sha256, images)).encode()).hexdigest()
 
 
 def _read_journal(path: Path) -> dict[tuple[tuple[int, ...], tuple[int, ...]], float]:
@@ -287,27 +268,12 @@ def _read_journal(path: Path) -> dict[tuple[tuple[int, ...], tuple[int, ...]], f
     return scores
 
 
-def _max_pool(x: Tensor, window: Window) -> Tensor:
-    return F.max_pool2d(x, window.kernel, window.stride, window.padding)
-
-
 def _scale(scale: float | None) -> float:
     assert scale is not None
     return scale
 
 
-def _planar(layer: Weighted, weight: Array | None = None) -> Tensor:
-    """Weights in torch's layout, float32."""
-    array = np.asarray(layer.weight if weight is None else weight, np.float32)
-    if isinstance(layer, Conv2d):
-        array = array.transpose(0, 3, 1, 2)
-    elif isinstance(layer, DepthwiseConv2d):
-        array = array[:, None]
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor if tensor.ndim != 4 else tensor.contiguous(memory_format=torch.channels_last)
-
-
-def _dequantized(layer: Weighted, integers: Graph, bias: Array) -> _Quantized:
+def _dequantized(layer: Weighted, integers: Graph) -> _Quantized:
     """The layer's integers as real numbers. Their scales follow from how the accumulators become the output."""
     source, target = integers.tensors[layer.inputs[0]], integers.tensors[layer.output]
     if layer.requantize is None:
@@ -316,7 +282,11 @@ def _dequantized(layer: Weighted, integers: Graph, bias: Array) -> _Quantized:
         step = _factors(layer.requantize) * _scale(target.scale)
     scale = step / _scale(source.scale)
     real = layer.weight * scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
-    return _Quantized(_planar(layer, real), *(torch.from_numpy(array.astype(np.float32)) for array in (scale, bias)))
+    sums = layer.weight.reshape(len(layer.weight), -1).sum(axis=1, dtype=np.int64)
+    bias = (layer.bias + source.zero_point * sums) * step
+    return _Quantized(
+        planar(layer, real), torch.from_numpy(scale.astype(np.float32)), torch.from_numpy(bias.astype(np.float32))
+    )
 
 
 def _factors(requantize: Requantization) -> Array:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, InputError, unknown_name
+from harness.files import write_whole
 from harness.search import memory_rule
 from harness.search.policy import Policy
 from harness.search.tensors import Limits, table
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from harness.search.evaluate import Evaluator
 
 METHODS = ("memory-rule", "rl", "ilp", "random")
+# Changes whenever the same options shall no longer mean the same policy.
+_VERSION = 1
+
 # Episodes of rl and random, as in HAQ.
 EPISODES = 600
 
@@ -33,7 +39,7 @@ class Found:
     history: the score of every episode's policy (rl, random), as a fraction, by the fast evaluation.
     evaluations: policies that were scored, repeated ones and the last, exact evaluation included.
     images: inferred for all of it, sensitivities included: what methods are compared by.
-    float_score: of the float network on the same images. seconds: wall clock.
+    float_score: of the float network on the same images. seconds: wall clock, without quantising the network first.
     """
 
     policy: Policy
@@ -62,9 +68,10 @@ def search(
 
     dataset: its validation split scores policies; None is enough for memory-rule, which then reports no score.
     images: validation images of a score, 2,000 unless the split has fewer. cache_dir: scores are kept there, so that
-    a search that was interrupted finds them again, and takes seconds up to where it was. evaluator: used again between
-    searches of one network. InputError where nothing fits, for unknown methods, and where outputs or the agent's
-    losses stop being finite: the hint then says where the best policy until then is.
+    a search that was interrupted finds them again and repeats in seconds what it had done; finished searches are kept
+    as well. evaluator: used again between searches of one network.
+    InputError where nothing fits, for unknown methods, and where outputs or the agent's losses stop being finite: the
+    hint then says where the best policy until then is.
     """
     from harness.progress import Silent
 
@@ -77,23 +84,20 @@ def search(
     tensors = table(graph)
     tensors.demand(limits, weights_only=weights_only)
     reporter = reporter or Silent()
-    start = time.perf_counter()
     if dataset is None:
         if method != "memory-rule":
             raise InputError(
                 f"method {method} scores policies on validation data, and {graph.name} has none",
                 hint="--method memory-rule needs no data; or give your own --weights and --data",
             )
-        found = Found(memory_rule.find(tensors, limits, weights_only=weights_only))
-    else:
-        from harness.compress.deep.qat import deterministic
+        return Found(memory_rule.find(tensors, limits, weights_only=weights_only))
+    from harness.compress.deep.qat import deterministic
 
-        # The agent's networks are small: with two threads it takes seven times as long as with one.
-        with deterministic(threads=1):
-            found = _scored(
-                graph, dataset, limits, method, episodes, seed, weights_only, images, cache_dir, reporter, evaluator
-            )
-    return dataclasses.replace(found, seconds=time.perf_counter() - start)
+    # The agent's networks are small: with two threads it takes seven times as long as with one.
+    with deterministic(threads=1):
+        return _scored(
+            graph, dataset, limits, method, episodes, seed, weights_only, images, cache_dir, reporter, evaluator
+        )
 
 
 def _scored(
@@ -113,9 +117,16 @@ def _scored(
 
     images = images or evaluate.IMAGES
     if evaluator is None:
-        journal = None if cache_dir is None else evaluate.journal_path(cache_dir, graph, dataset, images)
         with reporter.stage(f"quantising {graph.name} at 2, 4 and 8 bits"):
-            evaluator = evaluate.Evaluator(graph, dataset, images=images, journal=journal)
+            evaluator = evaluate.Evaluator(graph, dataset, images=images, cache_dir=cache_dir)
+    options = (_VERSION, method, limits, weights_only, *((episodes, seed) if method in ("rl", "random") else ()))
+    finished = None
+    if cache_dir is not None:
+        key = hashlib.sha256(repr((evaluator.digest, options)).encode()).hexdigest()
+        finished = cache_dir / "search" / f"{graph.name}-{method}-{key[:24]}.json"
+        if (kept := _kept(finished)) is not None:
+            return kept
+    start = time.perf_counter()
     tensors = evaluator.table
     history: list[float] = []
     evaluations, inferred = 1, evaluator.images
@@ -137,13 +148,27 @@ def _scored(
         exact = evaluate.exact_score(evaluate.quantized(graph, dataset, policy), dataset, evaluator.images)
     if not math.isfinite(exact):
         raise InputError(f"{graph.name}: the policy's score is not finite")
-    return Found(
+    found = Found(
         policy=dataclasses.replace(policy, score=exact),
         history=tuple(history),
         evaluations=evaluations,
         images=inferred,
         float_score=evaluator.float_score(),
+        seconds=time.perf_counter() - start,
     )
+    if finished is not None:
+        note = {**dataclasses.asdict(found), "policy": found.policy.to_json()}
+        write_whole(finished, json.dumps(note) + "\n")
+    return found
+
+
+def _kept(path: Path) -> Found | None:
+    """The result of an equal search, or None where there is none, or it is damaged: then it is made again."""
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        return Found(**{**note, "policy": Policy(**note["policy"]), "history": tuple(note["history"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _tried(
