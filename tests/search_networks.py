@@ -1,9 +1,17 @@
-"""Networks that tests of the search share: MobileNetV1's tensors without its arrays, which nothing here reads."""
+"""Networks that tests of the search share: MobileNetV1's tensors without its arrays, and a small trained network."""
 
 from __future__ import annotations
 
 import itertools
+from functools import cache
 
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from harness.data import digits
+from harness.graph.graph import Graph
+from harness.graph.trace import trace
 from harness.search.tensors import Activation, Step, Table, Weights
 
 # Channels at width 1, stride: table 1 of arXiv 1704.04861.
@@ -30,3 +38,41 @@ def mobilenet_v1(width: float, resolution: int) -> Table:
         Step(after.name, (before,), after, (before, after)) for before, after in itertools.pairwise(activations)
     )
     return Table(f"mobilenet-v1-{width}-{resolution}", tuple(weights), steps)
+
+
+class Small(nn.Module):
+    """All operators that have widths: convolution, depthwise one, sum, both pools, fully connected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 5, stride=4, padding=2)
+        self.dw = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.pw = nn.Conv2d(8, 8, 1)
+        self.wide = nn.Conv2d(8, 24, 3)
+        self.pool = nn.MaxPool2d(2)
+        self.mean = nn.AvgPool2d(3)
+        self.fc = nn.Linear(24, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.conv(x))
+        y = F.relu(self.dw(x))
+        x = F.relu(x + self.pw(y))
+        x = F.relu(self.wide(x))
+        return self.fc(self.mean(self.pool(x)).flatten(1))
+
+
+@cache
+def small() -> Graph:
+    """A float network that knows scikit-learn's digits, more or less."""
+    dataset = digits.load()
+    torch.manual_seed(0)
+    module = Small()
+    optimizer = torch.optim.Adam(module.parameters(), 1e-2)
+    x = torch.from_numpy(dataset.network_input(dataset.train.x)).permute(0, 3, 1, 2).contiguous()
+    y = torch.from_numpy(dataset.train.y)
+    for _ in range(8):
+        for batch in torch.randperm(len(y)).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(module(x[batch]), y[batch]).backward()
+            optimizer.step()
+    return trace(module, (32, 32, 1), "small")

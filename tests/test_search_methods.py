@@ -11,12 +11,10 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from search_networks import mobilenet_v1
-from torch import nn
+from search_networks import mobilenet_v1, small
 
 from harness import sizes
 from harness.compress.quantize import quantize
@@ -24,33 +22,11 @@ from harness.data import digits
 from harness.data.base import Dataset
 from harness.errors import InputError
 from harness.graph.graph import Graph
-from harness.graph.trace import trace
 from harness.search import evaluate, ilp, methods, plot, projection
 from harness.search.environment import STATE, QuantizationEnv
 from harness.search.evaluate import Evaluator
 from harness.search.projection import Projection
 from harness.search.tensors import Limits, Table, Weights, table
-
-
-class Small(nn.Module):
-    """All operators that have widths: convolution, depthwise one, sum, both pools, fully connected."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 8, 5, stride=4, padding=2)
-        self.dw = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.pw = nn.Conv2d(8, 8, 1)
-        self.wide = nn.Conv2d(8, 24, 3)
-        self.pool = nn.MaxPool2d(2)
-        self.mean = nn.AvgPool2d(3)
-        self.fc = nn.Linear(24, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.conv(x))
-        y = F.relu(self.dw(x))
-        x = F.relu(x + self.pw(y))
-        x = F.relu(self.wide(x))
-        return self.fc(self.mean(self.pool(x)).flatten(1))
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +35,8 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def network(dataset: Dataset) -> Graph:
-    torch.manual_seed(0)
-    module = Small()
-    optimizer = torch.optim.Adam(module.parameters(), 1e-2)
-    x = torch.from_numpy(dataset.network_input(dataset.train.x)).permute(0, 3, 1, 2).contiguous()
-    y = torch.from_numpy(dataset.train.y)
-    for _ in range(10):
-        for batch in torch.randperm(len(y)).split(64):
-            optimizer.zero_grad()
-            F.cross_entropy(module(x[batch]), y[batch]).backward()
-            optimizer.step()
-    return trace(module, (32, 32, 1), "small")
+def network() -> Graph:
+    return small()
 
 
 @pytest.fixture(scope="module")

@@ -68,9 +68,8 @@ class Evaluator:
         self.table: Table = table(graph)
         calibration = dataset.network_input(dataset.validation.x[:CALIBRATION_IMAGES])
         quantizer = Quantizer(graph, calibration, dataset.input_scale, dataset.input_zero_point or 0)
-        # Scales of a tensor depend on its own width alone, so all policies are made of these few networks' parts.
-        self._by_width = {bits: quantizer.quantize(self._uniform(INPUT_BITS, bits)) for bits in WIDTHS}
-        by_weights = {bits: quantizer.quantize(self._uniform(bits, INPUT_BITS)) for bits in WIDTHS}
+        # Scales depend on a tensor's own width alone, so all policies are made of these few networks' parts.
+        self._by_width = {bits: quantizer.quantize(self._uniform(bits)) for bits in WIDTHS}
         source = self._by_width[INPUT_BITS].input_tensor
         assert source.scale is not None
         x = dataset.validation.x[:images]
@@ -81,15 +80,16 @@ class Evaluator:
         self._y = torch.from_numpy(dataset.validation.y[:images])
         largest = max(tensor.elements for tensor in graph.tensors.values())
         self._batch = max(1, min(_MOST_IMAGES, _BATCH_BYTES // (4 * largest)))
+        layer_of = {layer.name: layer for layer in graph.layers if isinstance(layer, Weighted)}
         self._weights = {
-            (layer.name, bits): _dequantized(layer, integers)
-            for bits, integers in by_weights.items()
+            (layer.name, bits): _dequantized(layer, integers, quantizer.bias(layer_of[layer.name], bits))
+            for bits, integers in self._by_width.items()
             for layer in integers.layers
             if isinstance(layer, Weighted)
         }
         self._float: dict[int, Tensor] = {}
         self._scores: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
-        self.digest = _digest([*self._by_width.values(), *by_weights.values()], dataset, self.images)
+        self.digest = _digest(list(self._by_width.values()), dataset, self.images)
         self._journal = None
         if cache_dir is not None:
             self._journal = cache_dir / "search" / f"{graph.name}-{self.digest[:24]}.jsonl"
@@ -100,9 +100,8 @@ class Evaluator:
         """Images that a score is taken on."""
         return len(self._x)
 
-    def _uniform(self, weight_bits: int, bits: int) -> Policy:
-        weights, activations = self.table.uniform(weight_bits)[0], self.table.uniform(bits)[1]
-        return self.table.policy(weights, activations, method="uniform")
+    def _uniform(self, bits: int) -> Policy:
+        return self.table.policy(*self.table.uniform(bits), method="uniform")
 
     def score(self, weights: Widths, activations: Widths) -> float:
         """Top-1 accuracy under these widths by layer, as a fraction. InputError where the outputs are not finite."""
@@ -273,7 +272,7 @@ def _scale(scale: float | None) -> float:
     return scale
 
 
-def _dequantized(layer: Weighted, integers: Graph) -> _Quantized:
+def _dequantized(layer: Weighted, integers: Graph, bias: Array) -> _Quantized:
     """The layer's integers as real numbers. Their scales follow from how the accumulators become the output."""
     source, target = integers.tensors[layer.inputs[0]], integers.tensors[layer.output]
     if layer.requantize is None:
@@ -282,8 +281,6 @@ def _dequantized(layer: Weighted, integers: Graph) -> _Quantized:
         step = _factors(layer.requantize) * _scale(target.scale)
     scale = step / _scale(source.scale)
     real = layer.weight * scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
-    sums = layer.weight.reshape(len(layer.weight), -1).sum(axis=1, dtype=np.int64)
-    bias = (layer.bias + source.zero_point * sums) * step
     return _Quantized(
         planar(layer, real), torch.from_numpy(scale.astype(np.float32)), torch.from_numpy(bias.astype(np.float32))
     )

@@ -1,0 +1,123 @@
+"""Fine-tuning under a policy: what it learns, what it keeps after interruptions and damage, and its exact integers."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from search_networks import small
+
+from harness.compress import finetune as module
+from harness.compress.finetune import Student, finetune
+from harness.compress.quantize import quantize
+from harness.data import digits
+from harness.data.base import Dataset
+from harness.errors import InputError
+from harness.graph.graph import Graph
+from harness.search import evaluate, policy
+from harness.search.policy import Policy
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return digits.load()
+
+
+@pytest.fixture(scope="module")
+def network() -> Graph:
+    return small()
+
+
+@pytest.fixture(scope="module")
+def narrow(network: Graph) -> Policy:
+    """Too few bits for post-training quantisation."""
+    return policy.uniform(network, 2)
+
+
+def test_a_student_starts_as_post_training_quantisation(network: Graph, dataset: Dataset, narrow: Policy) -> None:
+    mixed = dataclasses.replace(
+        narrow, weights={**narrow.weights, "wide": 8, "fc": 4}, activations={**narrow.activations, "dw": 8, "add": 4}
+    )
+    integers = evaluate.quantized(network, dataset, mixed)
+    again = Student(network, integers).to_graph()
+    for before, after in zip(integers.layers, again.layers, strict=True):
+        assert before.label == after.label
+        for name, array in before.parameters.items():
+            difference = np.abs(array.astype(np.int64) - after.parameters[name].astype(np.int64))
+            # Scales pass through float32 logarithms: single roundings fall to the other side.
+            limit = max(1, int(np.abs(array.astype(np.int64)).max()) >> 18)
+            assert (difference <= limit).all() if name != "shift" else not difference.any(), (before.name, name)
+    x = dataset.validation.x
+    assert (integers.infer(x).argmax(1) == again.infer(x).argmax(1)).mean() > 0.97
+
+
+def test_fine_tuning_wins_back_what_few_bits_take(
+    network: Graph, dataset: Dataset, narrow: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = finetune(network, dataset, narrow, epochs=4, cache_dir=tmp_path)
+    start, best = result.history[0], result.best
+    assert start.loss is None and len(result.history) == 5
+    assert best.validation_accuracy > start.validation_accuracy + 0.1
+    for layer in result.graph.layers:
+        if "weight" in layer.parameters:
+            assert layer.weight_bits == 2 and layer.weight.min() >= -2 and layer.weight.max() <= 1
+    # What training saw is what the exact integers do.
+    exact = evaluate.exact_score(result.graph, dataset, len(dataset.validation))
+    assert abs(exact - best.validation_accuracy) <= 0.04
+    monkeypatch.setattr(module, "_Training", None)
+    kept = finetune(network, dataset, narrow, epochs=4, cache_dir=tmp_path)
+    assert kept.graph.sha256() == result.graph.sha256() and kept.history == result.history
+
+
+def test_an_interrupted_training_goes_on_and_ends_the_same(
+    network: Graph, dataset: Dataset, narrow: Policy, tmp_path: Path
+) -> None:
+    whole = finetune(network, dataset, narrow, epochs=2, seed=1, cache_dir=tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stop(fraction: float) -> None:
+        if fraction > 0.7:
+            raise Stop
+
+    with pytest.raises(Stop):
+        finetune(network, dataset, narrow, epochs=2, seed=1, cache_dir=tmp_path / "parts", progress=stop)
+    (state,) = (tmp_path / "parts").rglob("state.safetensors")
+    told: list[float] = []
+    again = finetune(network, dataset, narrow, epochs=2, seed=1, cache_dir=tmp_path / "parts", progress=told.append)
+    assert min(told) >= 0.5 and again.graph.sha256() == whole.graph.sha256() and again.history == whole.history
+    assert not state.exists()
+
+
+def test_a_loss_that_is_not_finite_ends_training_with_the_last_good_epoch(
+    network: Graph, dataset: Dataset, narrow: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = finetune(network, dataset, narrow, epochs=3)
+    forward, calls = Student.forward, [0]
+    steps = len(dataset.train) // module.BATCH
+
+    def broken(self: Student, x: torch.Tensor) -> torch.Tensor:
+        calls[0] += self.training and torch.is_grad_enabled()
+        return forward(self, x) * (float("nan") if calls[0] > steps else 1.0)
+
+    monkeypatch.setattr(Student, "forward", broken)
+    result = finetune(network, dataset, narrow, epochs=3)
+    assert result.history == good.history[:2]
+    assert "the loss of epoch 2 is nan" in result.notes[0]
+    best = max(range(2), key=lambda number: result.history[number].validation_accuracy)
+    assert best == 1 and result.graph.integer
+
+
+def test_bad_requests_are_refused(network: Graph, dataset: Dataset, narrow: Policy) -> None:
+    with pytest.raises(InputError, match="for 0 epochs"):
+        finetune(network, dataset, narrow, epochs=0)
+    with pytest.raises(InputError, match="of network other, not of small"):
+        finetune(network, dataset, dataclasses.replace(narrow, network="other"), epochs=1)
+    with pytest.raises(InputError, match="of network other, not of small"):
+        quantize(
+            network, dataset.network_input(dataset.train.x[:4]), policy=dataclasses.replace(narrow, network="other")
+        )
