@@ -8,6 +8,7 @@ from typing import Literal, cast, get_args
 
 from harness.boards import Board
 from harness.errors import DeviceError, InputError, unknown_name
+from harness.link.usb_ports import REMOTE
 
 Engine = Literal["hardware", "qemu", "simulator", "renode", "host"]
 ENGINES: tuple[str, ...] = get_args(Engine)
@@ -40,6 +41,8 @@ def choose(board: Board, wanted: str, probe: str | None) -> Choice:
             )
         return _asked_for(board, wanted, probe)
     if board.engines.hardware is not None:
+        if probe is not None and probe.startswith(REMOTE):
+            return Choice("hardware", f"probe {probe} was named", probe)
         found = _matching_probes(board, probe)
         if found:
             return Choice("hardware", f"probe {found[0]} is connected to it", found[0])
@@ -61,6 +64,8 @@ def choose(board: Board, wanted: str, probe: str | None) -> Choice:
 
 def _asked_for(board: Board, wanted: str, probe: str | None) -> Choice:
     if wanted == "hardware":
+        if probe is not None and probe.startswith(REMOTE):
+            return Choice("hardware", "asked for", probe)
         found = _matching_probes(board, probe)
         # A probe that does not know its board (J-Link, DAPLink clones) is taken when it was named.
         uid = probe or (found[0] if found else None)

@@ -204,33 +204,17 @@ def _client(
     """The serial line to the board, watched: while an answer is awaited, a fault or a dead emulator is noticed."""
     from harness.link.client import PIPELINED, BoardClient
     from harness.link.serial_port import open_port
+    from harness.link.usb_ports import port_of_probe
 
     def check() -> None:
         report = session.check()
         if report is not None:
             raise report.error()
 
-    url = serial or (emulator.serial_url if emulator else _serial_of(choice))
+    url = serial or (emulator.serial_url if emulator else port_of_probe(session.probe_uid))
     with open_port(url, check=check) as port:
         # A UART without flow control loses what arrives while a polling board answers.
         yield BoardClient(port, check=check, window=PIPELINED if emulator else 1)
-
-
-def _serial_of(choice: Choice) -> str:
-    """The serial port that belongs to the probe: the same USB device, so the same serial number."""
-    from serial.tools.list_ports import comports
-
-    ports = [port for port in comports() if port.serial_number]
-    matching = [port.device for port in ports if choice.probe and str(port.serial_number) in choice.probe]
-    if not matching and choice.probe is None and len(ports) == 1:
-        matching = [ports[0].device]
-    if len(matching) != 1:
-        seen = ", ".join(f"{port.device} ({port.serial_number})" for port in ports) or "none"
-        raise DeviceError(
-            f"the board's serial port was not found (USB serial ports: {seen})",
-            hint="name it with --serial /dev/ttyACM0",
-        )
-    return matching[0]
 
 
 @contextmanager

@@ -70,11 +70,21 @@ class Running:
             time.sleep(0.001)
 
 
+def _start(board: Board) -> Callable[[Board, Path], Emulator]:
+    return start_simulator if board.engines.simulator else start_qemu
+
+
+@contextlib.contextmanager
+def running_alone(board: Board, folder: Path) -> Iterator[Emulator]:
+    """The board's emulator, halted, with nobody on its serial line."""
+    with _start(board)(board, folder) as emulator:
+        yield emulator
+
+
 @contextlib.contextmanager
 def running(board: Board, folder: Path, *, start: Callable[[Board, Path], Emulator] | None = None) -> Iterator[Running]:
     """The board's emulator, halted. start: which one, else the simulator or QEMU."""
-    start = start or (start_simulator if board.engines.simulator else start_qemu)
-    with start(board, folder) as emulator:
+    with (start or _start(board))(board, folder) as emulator:
         host, _, port = emulator.serial_url.removeprefix("socket://").partition(":")
         with socket.create_connection((host, int(port)), timeout=5) as serial:
             yield Running(emulator, serial)

@@ -57,10 +57,14 @@ def command(
     form: FormOption = None,
     weights: WeightsOption = None,
     data: DataOption = None,
-    probe: Annotated[str | None, typer.Option("--probe", help="Unique id of the debug probe (harness doctor).")] = None,
+    probe: Annotated[
+        str | None, typer.Option("--probe", help="Id of the debug probe (harness doctor), or remote:HOST[:PORT].")
+    ] = None,
     serial: Annotated[
         str | None,
-        typer.Option("--serial", help="Serial port or pyserial URL of the board; found by itself if left out."),
+        typer.Option(
+            "--serial", help="The board's serial port, rfc2217://HOST:PORT or socket://HOST:PORT; found if left out."
+        ),
     ] = None,
     toolchain: Annotated[
         str, typer.Option("--toolchain", help="auto, path (arm-none-eabi-gcc on PATH) or registry (PlatformIO's).")

@@ -54,4 +54,5 @@ class DirectFlash(Flash):  # type: ignore[misc]  # pyOCD has no type information
         self.target.write_memory_block8(address, bytes)
 
     def _fill(self, address: int, size: int) -> None:
-        self.target.write_memory_block8(address, bytes([self.region.erased_byte_value]) * size)
+        # Lists, not bytes: a remote probe sends them as JSON.
+        self.target.write_memory_block8(address, [self.region.erased_byte_value] * size)

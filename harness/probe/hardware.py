@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.boards import Board
 from harness.errors import DeviceError
+from harness.link.usb_ports import REMOTE
 from harness.probe import logs
 
 _LOG = logging.getLogger(__name__)
@@ -88,7 +89,9 @@ def missing_target(board: Board) -> DeviceError:
 def cannot_open(probe: Any, error: Exception) -> DeviceError:
     """The error for a probe that is there but refuses, with the likeliest remedy."""
     text = str(error).lower()
-    if any(words in text for words in ("busy", "in use", "already open", "exclusive")):
+    if str(probe.unique_id).startswith(REMOTE):
+        hint = "is it served there? pyocd server --uid ID, on the machine that has the probe"
+    elif any(words in text for words in ("busy", "in use", "already open", "exclusive")):
         hint = "another program uses it: close debuggers, IDEs and other runs, then try again"
     elif any(words in text for words in ("access denied", "insufficient permissions", "permission")):
         hint = "give your user access to USB probes: install pyOCD's udev rules (https://pyocd.io/docs/installing#udev)"

@@ -143,6 +143,8 @@ class EmulatorProbe(DebugProbe):  # type: ignore[misc]  # pyOCD has no type info
             raise exceptions.ProbeError(f"emulator at {self._host}:{self._port}: {error}") from error
         self._kind = stub.kind
         self._client = client
+        if self.session.board is None:
+            return  # pyOCD's probe server: who programs over the network brings the target
         for region in self.session.target.memory_map.iter_matching_regions(type=MemoryType.FLASH):
             region.flash_class = DirectFlash
             region.algo = None

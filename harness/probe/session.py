@@ -115,6 +115,11 @@ class BoardSession:
         """pyOCD's target, for what this class does not cover (breakpoints, single steps, registers)."""
         return self._session.target
 
+    @property
+    def probe_uid(self) -> str:
+        """The unique id of the probe that is in use."""
+        return str(self._session.probe.unique_id)
+
     # ---- which chip this is
 
     def check_chip(self) -> None:
@@ -347,7 +352,7 @@ class BoardSession:
     def write_memory(self, address: int, data: bytes) -> None:
         """Write `data` to RAM from `address`, also while the core runs."""
         with self._guarded(f"writing {len(data)} bytes at {address:#010x}"):
-            self.target.write_memory_block8(address, data)
+            self.target.write_memory_block8(address, list(data))  # a remote probe sends it as JSON
 
     # ---- errors
 
