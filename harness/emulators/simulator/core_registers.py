@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from unicorn import arm_const as reg
 
-from harness.emulators.simulator.engine import register_setter
+from harness.emulators.simulator.engine import register_access, register_setter
+
+T = TypeVar("T")
 
 XPSR_T = 1 << 24
 XPSR_IPSR = 0x1FF
@@ -44,14 +46,14 @@ class CoreRegisters:
     """r0 to r12, sp, lr, pc, xpsr, msp, psp, primask, basepri, faultmask, control, s0 to s31, d0 to d15, fpscr."""
 
     def __init__(self, uc: Any) -> None:
-        self._uc = uc
+        self._read, self._write = register_access(uc)
         self._clear_it_state = register_setter(uc, reg.UC_ARM_REG_EPSR, XPSR_T)
 
     def read(self, name: str) -> int:
         """The register's value."""
         if name in _PRIVILEGED:
-            return self._as_privileged(lambda: int(self._uc.reg_read(_NUMBERS[name])) & 0xFFFF_FFFF)
-        value = int(self._uc.reg_read(_NUMBERS[name]))
+            return self._as_privileged(lambda: self._read(_NUMBERS[name]) & 0xFFFF_FFFF)
+        value = self._read(_NUMBERS[name])
         if name == "control":
             return value & (CONTROL_NPRIV | CONTROL_SPSEL | CONTROL_FPCA)
         return value if name[0] == "d" else value & 0xFFFF_FFFF
@@ -61,13 +63,13 @@ class CoreRegisters:
         if name == "control":
             self._write_control(value)
         elif name == "pc":
-            self._uc.reg_write(reg.UC_ARM_REG_PC, value & ~1 | self.thumb())
+            self._write(reg.UC_ARM_REG_PC, value & ~1 | self.thumb())
         elif name == "xpsr":
-            self._uc.reg_write(reg.UC_ARM_REG_XPSR_NZCVQG, value)
+            self._write(reg.UC_ARM_REG_XPSR_NZCVQG, value)
         elif name in _PRIVILEGED:
-            self._as_privileged(lambda: int(self._uc.reg_write(_NUMBERS[name], value) or 0))
+            self._as_privileged(lambda: self._write(_NUMBERS[name], value))
         else:
-            self._uc.reg_write(_NUMBERS[name], value)
+            self._write(_NUMBERS[name], value)
 
     def numbered(self, number: int) -> int:
         """The value of r0 to r12, sp (13) or lr (14), as instructions name them."""
@@ -95,22 +97,22 @@ class CoreRegisters:
 
     def accept_mode(self) -> None:
         """Unicorn derives flags for translation from the mode; of all registers, only this one makes it do so again."""
-        self._uc.reg_write(reg.UC_ARM_REG_APSR_NZCV, self.read("xpsr") & _XPSR_NZCV)
+        self._write(reg.UC_ARM_REG_APSR_NZCV, self.read("xpsr") & _XPSR_NZCV)
 
-    def _as_privileged(self, action: Callable[[], int]) -> int:
+    def _as_privileged(self, action: Callable[[], T]) -> T:
         if self.privileged():
             return action()
-        self._uc.reg_write(reg.UC_ARM_REG_IPSR, 1)
+        self._write(reg.UC_ARM_REG_IPSR, 1)
         try:
             return action()
         finally:
-            self._uc.reg_write(reg.UC_ARM_REG_IPSR, 0)
+            self._write(reg.UC_ARM_REG_IPSR, 0)
 
     def _write_control(self, value: int) -> None:
         """Only privileged thread code can change all of CONTROL: become that for a moment."""
         exception = self.exception()
-        self._uc.reg_write(reg.UC_ARM_REG_IPSR, 1)
-        self._uc.reg_write(reg.UC_ARM_REG_CONTROL, 0)
-        self._uc.reg_write(reg.UC_ARM_REG_IPSR, 0)
-        self._uc.reg_write(reg.UC_ARM_REG_CONTROL, value)
-        self._uc.reg_write(reg.UC_ARM_REG_IPSR, exception)
+        self._write(reg.UC_ARM_REG_IPSR, 1)
+        self._write(reg.UC_ARM_REG_CONTROL, 0)
+        self._write(reg.UC_ARM_REG_IPSR, 0)
+        self._write(reg.UC_ARM_REG_CONTROL, value)
+        self._write(reg.UC_ARM_REG_IPSR, exception)

@@ -104,6 +104,27 @@ def register_setter(uc: Any, register: int, value: int) -> Callable[[], object]:
     return lambda: write(engine, number, pointer)
 
 
+def register_access(uc: Any) -> tuple[Callable[[int], int], Callable[[int, int], object]]:
+    """(read, write) of one register of up to 64 bits, by its UC_ARM_REG_*. Not for two threads at a time."""
+    library = _library(uc)
+    if library is None:
+        return uc.reg_read, uc.reg_write
+    read_register, write_register, engine = library.uc_reg_read, library.uc_reg_write, uc._uch
+    word = ctypes.c_uint64()
+    pointer = ctypes.byref(word)
+
+    def read(register: int) -> int:
+        word.value = 0
+        read_register(engine, register, pointer)
+        return word.value
+
+    def write(register: int, value: int) -> None:
+        word.value = value
+        write_register(engine, register, pointer)
+
+    return read, write
+
+
 def map_device(
     uc: Any,
     base: int,

@@ -95,7 +95,9 @@ _POLL_SECONDS = 0.02
 _POLL_DISTANCE = 2000
 # How long, in seconds of the machine's own time, a firmware that sleeps may be woken by timers, with nothing on its
 # serial line, until run() says that it waits for input.
-_IDLE_SECONDS = 1.0
+_IDLE_SECONDS = 0.1
+# `b .`: a branch to itself, which only an interrupt can end.
+_BRANCH_TO_ITSELF = b"\xfe\xe7"
 # With a cycle model: ticks that an instruction seldom takes more than.
 _MOST_TICKS = 4
 # How many resets in a row, with nothing on the serial line between them, are a loop.
@@ -111,7 +113,7 @@ class Reason(enum.Enum):
     BKPT = "a BKPT instruction, with a debugger attached"
     STEP = "one instruction was executed"
     INPUT = "the firmware waits for serial input"
-    SLEEP = "the firmware sleeps, and nothing is there to wake it"
+    SLEEP = "the firmware sleeps, or is in a loop without an instruction, and nothing is there to wake it"
     LOCKUP = "the core is locked up"
     RESET_LOOP = "the firmware resets itself again and again"
 
@@ -160,7 +162,12 @@ class _Waiting:
     """The firmware polls for input in vain."""
 
 
-_Event = _Refused | _Interrupt | _Invalid | _Late | _Waiting
+@dataclass(frozen=True)
+class _Spinning:
+    """The firmware is in a loop without an instruction."""
+
+
+_Event = _Refused | _Interrupt | _Invalid | _Late | _Waiting | _Spinning
 
 
 class Machine:
@@ -215,7 +222,8 @@ class Machine:
         self._next_event: int | None = None
         # Ticks that the clock was put forward while the core slept; of them, those with a silent serial line.
         self._slept = self._idle = 0
-        self._asleep = False
+        # The core sleeps; or spins, which is the same but for what wakes it.
+        self._asleep = self._spins = False
         self._moved_at_rest = 0
         # The block hook has stopped the run.
         self._left = False
@@ -588,7 +596,9 @@ class Machine:
         try:
             if address not in self._blocks:
                 self._examine(address, size)
-            count = self._blocks[address][1]
+            size, count = self._blocks[address]
+            if size == len(_BRANCH_TO_ITSELF) and self._stepping is None and self._spins_at(address):
+                self._event = self._event or _Spinning()
             # In this order: request_stop() sets its flag and then makes the counter forget, so that none is missed.
             self._counter.know(address, count)
             if self._must_leave():
@@ -622,6 +632,9 @@ class Machine:
         if guards - self._guards and self._stepping is None:
             self._guards |= guards
             self._checks_stale = True
+
+    def _spins_at(self, address: int) -> bool:
+        return address not in self._breakpoints and self._space.code(address, 2) == _BRANCH_TO_ITSELF
 
     def _must_leave(self) -> bool:
         if self._stop_requested or self._reset_requested or self._event is not None:
@@ -853,8 +866,11 @@ class Machine:
         self._counter.limit(self._counter.read()[0] + max(1, ticks))
 
     def _rest(self) -> Reason | None:
-        """The core sleeps: wait for what wakes it, or go on to the next event. None: look whether it is awake now."""
-        if self._exceptions.wakes():
+        """The core sleeps: wait for what wakes it, or go on to the next event. None: look whether it is awake now.
+
+        A loop without an instruction is a kind of sleep, which ends when an interrupt is taken.
+        """
+        if not self._spins and self._exceptions.wakes():
             self._asleep = False
             return None
         if not self.blocking:
@@ -990,6 +1006,8 @@ class Machine:
                 if not self.blocking:
                     return Reason.INPUT
                 self._wait_for_input()
+            case _Spinning():
+                self._asleep = self._spins = True
             case None:
                 return self._settle_quiet_stop(pc, error)
         return None
@@ -1011,7 +1029,7 @@ class Machine:
             return Reason.BREAKPOINT
         if error is not None:
             raise RuntimeError(f"Unicorn stopped at {pc:#010x}: {error}") from error
-        self._asleep = True
+        self._asleep, self._spins = True, False
         return None
 
     def _take_interrupt(self, number: int, pc: int) -> Reason | None:
@@ -1022,6 +1040,7 @@ class Machine:
             if self._registers.exception():
                 self._exceptions.leave(pc | 1)
                 self._asleep = self._system.sleeps_on_exit and not self._registers.exception()
+                self._spins = False
             else:
                 self._exceptions.fault(Fault(Cfsr.IACCVIOL))
             return None
