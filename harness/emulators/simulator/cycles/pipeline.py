@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from harness.emulators.simulator.cycles.instructions import Flow, Instruction, Kind
 from harness.emulators.simulator.cycles.tables import Row, Spent, Values
@@ -16,13 +16,15 @@ _LOADS = (Kind.LOAD, Kind.FLOAT_LOAD)
 class ScalarPipeline:
     """rows: the core's table. pipelined: behind which kinds a single load costs one cycle less.
 
-    folds_it: whether IT costs nothing behind a 16-bit instruction. Parameters used, where the core has them:
+    folds_it: whether IT costs nothing behind a 16-bit instruction. extra: further cycles of instructions by name, where
+    they differ from others of their kind. Parameters used, where the core has them:
     divide, address_stall, wide_fetch.
     """
 
     rows: dict[Kind, Row]
     pipelined: frozenset[Kind] = frozenset()
     folds_it: bool = False
+    extra: Mapping[str, int] = field(default_factory=dict)
 
     def __call__(
         self, before: Sequence[Instruction], block: Sequence[Instruction], values: Values, *, taken: bool
@@ -54,7 +56,7 @@ class ScalarPipeline:
             return round(values.get("divide", row.cycles))
         if kind is Kind.IT and self.folds_it and previous is not None and previous.size == 2:
             return 0
-        cycles = row.cycles + row.per_word * instruction.words
+        cycles = row.cycles + row.per_word * instruction.words + self.extra.get(instruction.name, 0)
         if kind in _LOADS and self._pipelines(instruction, previous):
             cycles -= 1
         if instruction.flow is not Flow.NONE and kind is not Kind.BRANCH:
