@@ -70,7 +70,7 @@ def small() -> Graph:
     optimizer = torch.optim.Adam(module.parameters(), 1e-2)
     x = torch.from_numpy(dataset.network_input(dataset.train.x)).permute(0, 3, 1, 2).contiguous()
     y = torch.from_numpy(dataset.train.y)
-    for _ in range(8):
+    for _ in range(12):
         for batch in torch.randperm(len(y)).split(64):
             optimizer.zero_grad()
             F.cross_entropy(module(x[batch]), y[batch]).backward()
