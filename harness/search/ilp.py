@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from harness.search.evaluate import Evaluator
 
 # Images that a sensitivity is measured on.
-IMAGES = 128
+IMAGES = 64
+
+# Policies whose sums of sensitivities are the least: so near to each other that a score has to tell them apart.
+CANDIDATES = 3
 
 Costs = Mapping[str, list[float]]
 
@@ -63,9 +66,18 @@ def measure(
     )
 
 
-def solve(sensitivities: Sensitivities, projection: Projection) -> tuple[dict[str, int], dict[str, int]]:
-    """Widths of weights and of activations by layer with the least sum of sensitivities within the limits."""
-    weights = projection.cheapest_weights(sensitivities.weights)
+def solve(
+    sensitivities: Sensitivities, projection: Projection, count: int = CANDIDATES
+) -> list[tuple[dict[str, int], dict[str, int]]]:
+    """The `count` policies, or as many as there are, with the least sums of sensitivities within the limits.
+
+    Widths of weights and of activations by layer; the first is the optimum. The others differ from it in weights.
+    """
     if projection.weights_only:
-        return weights, projection.table.uniform(WIDTHS[-1])[1]
-    return weights, projection.cheapest_activations(sensitivities.activations)
+        activations = projection.table.uniform(WIDTHS[-1])[1]
+    else:
+        activations = projection.cheapest_activations(sensitivities.activations)
+    found: list[dict[str, int]] = []
+    while len(found) < count and (widths := projection.cheapest_weights(sensitivities.weights, found)) is not None:
+        found.append(widths)
+    return [(weights, activations) for weights in found]

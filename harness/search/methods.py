@@ -137,8 +137,12 @@ def _scored(
 
         with reporter.stage(f"sensitivities of {graph.name}") as advance:
             sensitivities = ilp.measure(evaluator, progress=advance)
-        weights, activations = ilp.solve(sensitivities, Projection(tensors, limits, weights_only=weights_only))
+        candidates = ilp.solve(sensitivities, Projection(tensors, limits, weights_only=weights_only))
+        with reporter.stage("scores of the best few"):
+            weights, activations = max(candidates, key=lambda widths: evaluator.score(*widths))
         policy = tensors.policy(weights, activations, method=method, seed=seed)
+        evaluations += len(candidates)
+        inferred += len(candidates) * evaluator.images
         inferred += sensitivities.passes * min(ilp.IMAGES, evaluator.images)
     else:
         policy = _tried(graph, evaluator, limits, method, episodes, seed, weights_only, cache_dir, reporter, history)

@@ -48,7 +48,7 @@ class Projection:
         if limits.flash is not None:
             # Where no policy comes close to the limit from below, the fullest one is asked for.
             bytes_of = {w.layer: [-float(w.bytes(bits)) for bits in WIDTHS] for w in table.weights}
-            fullest = table.flash(self.cheapest_weights(bytes_of))
+            fullest = table.flash(_existing(self.cheapest_weights(bytes_of)))
             self._least_flash = min(fullest, int(UTILISATION * limits.flash))
 
     def project(
@@ -62,7 +62,7 @@ class Projection:
         wishes = {layer: wish(action) for layer, action in actions.items()}
         if self.limits.flash is None or self._least_flash <= self.table.flash(wishes) <= self.limits.flash:
             return wishes
-        return self.cheapest_weights(_distances(actions))
+        return _existing(self.cheapest_weights(_distances(actions)))
 
     def activations(self, actions: Mapping[str, float]) -> dict[str, int]:
         """The nearest widths of activations that fit into the RAM; then all are raised that can be."""
@@ -73,13 +73,21 @@ class Projection:
             widths = self.cheapest_activations(_distances(actions))
         return self._raised(widths, actions)
 
-    def cheapest_weights(self, costs: Costs) -> dict[str, int]:
-        """The widths of weights of least total cost that fit and fill; costs: by layer, for 2, 4 and 8 bits."""
+    def cheapest_weights(self, costs: Costs, other_than: Sequence[Mapping[str, int]] = ()) -> dict[str, int] | None:
+        """The widths of weights of least total cost that fit and fill; costs: by layer, for 2, 4 and 8 bits.
+
+        other_than: widths that are not wanted. None where there are no others.
+        """
         layers = [tensor.layer for tensor in self.table.weights]
         rows = [np.array([[tensor.bytes(bits) for bits in WIDTHS] for tensor in self.table.weights], float)]
         most = np.inf if self.limits.flash is None else self.limits.flash - self.table.parameter_bytes
         least = self._least_flash - self.table.parameter_bytes
-        return _cheapest(layers, costs, rows, [float(least)], [float(most)])
+        least_bytes, most_bytes = [float(least)], [float(most)]
+        for widths in other_than:
+            rows.append(np.array([[float(widths[layer] == bits) for bits in WIDTHS] for layer in layers]))
+            least_bytes.append(-np.inf)
+            most_bytes.append(len(layers) - 1.0)
+        return _cheapest(layers, costs, rows, least_bytes, most_bytes)
 
     def cheapest_activations(self, costs: Costs) -> dict[str, int]:
         """The widths of activations of least total cost that fit; costs: by layer, for 2, 4 and 8 bits."""
@@ -97,7 +105,7 @@ class Projection:
             rows.append(row)
             least.append(-np.inf)
             most.append(np.inf if self.limits.ram is None else float(self.limits.ram - fixed))
-        return _cheapest(layers, costs, rows, least, most)
+        return _existing(_cheapest(layers, costs, rows, least, most))
 
     def _raised(self, widths: dict[str, int], actions: Mapping[str, float]) -> dict[str, int]:
         """More bits for activations, those first that asked for most, as long as the RAM lasts: they cost no flash."""
@@ -120,8 +128,11 @@ def _cheapest(
     rows: Sequence[NDArray[Any]],
     least: Sequence[float],
     most: Sequence[float],
-) -> dict[str, int]:
-    """One width per layer at least total cost, with least <= sum(row at the widths) <= most for every row."""
+) -> dict[str, int] | None:
+    """One width per layer at least total cost, with least <= sum(row at the widths) <= most for every row.
+
+    None where there is no such choice.
+    """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     count, widths = len(layers), len(WIDTHS)
@@ -137,11 +148,18 @@ def _cheapest(
             options={"node_limit": _NODES, "mip_rel_gap": 0},
         )
         if solved.x is None:
-            break
+            return None
         chosen = solved.x.reshape(count, widths).argmax(axis=1)
         # HiGHS takes 1e-6 of a choice for none, which may be bytes.
         bytes_used = matrix @ np.eye(widths)[chosen].ravel()
         if (bytes_used <= np.array(most)).all():
             return {layer: WIDTHS[index] for layer, index in zip(layers, chosen, strict=True)}
         upper = upper - np.maximum(bytes_used - np.array(most), 0)
-    raise InternalError(f"no widths were found although some fit: {solved.message}")
+    raise InternalError("the widths that were found do not keep to their limits")
+
+
+def _existing(widths: dict[str, int] | None) -> dict[str, int]:
+    """`widths`, which exist: that some fit was checked before."""
+    if widths is None:
+        raise InternalError("no widths were found although some fit")
+    return widths
