@@ -84,6 +84,21 @@ class RenodeTag(RenodeRange):
     value: Address
 
 
+class RenodeReady(_Record):
+    """What hardware answers in one register: bits under `mask` show up `shift` places higher (or lower, below 0)."""
+
+    at: Address
+    mask: Address
+    shift: Annotated[int, Field(ge=-31, le=31)]
+
+
+class RenodeRegisters(RenodeRange):
+    """Registers of a peripheral that Renode does not model: they keep what is written, and tell that they are ready."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
+    ready: Annotated[tuple[RenodeReady, ...], Field(min_length=1)]
+
+
 class RenodeEngine(_Record):
     """Renode's model of the board: what is laid over one of its stock platforms (harness/emulators/renode.py).
 
@@ -100,6 +115,7 @@ class RenodeEngine(_Record):
     quantum_us: Annotated[int, Field(gt=0, le=1000)] = 10
     memory: tuple[RenodeMemory, ...] = ()
     constants: tuple[RenodeConstant, ...] = ()
+    registers: tuple[RenodeRegisters, ...] = ()
     tags: tuple[RenodeTag, ...] = ()
     unmapped: tuple[RenodeRange, ...] = ()
 

@@ -14,13 +14,14 @@ from harness.boards import RenodeEngine
 from harness.emulators import renode
 from harness.errors import InputError
 
+FOLDER = Path("/a folder")
 MODELLED = [name for name in boards.names() if boards.load(name).engines.renode]
 
 
 @pytest.mark.parametrize("name", MODELLED)
 def test_every_overlay_fits_its_stock_platform(name: str) -> None:
     board = boards.load(name)
-    at = fake_renode.check_platform(renode.platform_description(board))
+    at = fake_renode.check_platform(renode.platform_description(board, FOLDER))
     # What the firmware needs is there, and as large as the manifest says.
     for region in board.memory:
         places = [place for places in at.values() for place in places if region.origin in place]
@@ -31,14 +32,14 @@ def test_every_overlay_fits_its_stock_platform(name: str) -> None:
 def test_nothing_is_downloaded(name: str) -> None:
     board = boards.load(name)
     script = renode.monitor_script(board, Path("/a/board.repl"), gdb_port=1, serial_port=2)
-    for text in (renode.platform_description(board), script):
+    for text in (renode.platform_description(board, FOLDER), script):
         assert not re.search(r"https?:|ApplySVD|@http", text)
-    assert "sysbus:\n    init:\n        Tag" in renode.platform_description(board)
+    assert "sysbus:\n    init:\n        Tag" in renode.platform_description(board, FOLDER)
 
 
 @pytest.mark.parametrize("name", MODELLED)
 def test_one_count_per_instruction(name: str) -> None:
-    text = renode.platform_description(boards.load(name))
+    text = renode.platform_description(boards.load(name), FOLDER)
     mips = int(re.findall(r"PerformanceInMips: (\d+)", text)[0])
     if "cortex-m0" not in boards.load(name).core:
         assert int(re.findall(r"Miscellaneous\.DWT @ sysbus 0xe0001000\n    frequency: (\d+)", text)[0]) == mips * 10**6
@@ -75,7 +76,7 @@ def test_the_script_is_deterministic_and_ends_with_its_mark() -> None:
         assert setting in lines
     assert lines[-1].startswith("echo ")
     parked = fake_renode.Script()
-    parked.platform = fake_renode.check_platform(renode.platform_description(boards.load("nucleo-f746")))
+    parked.platform = fake_renode.check_platform(renode.platform_description(boards.load("nucleo-f746"), FOLDER))
     for line in lines:
         if line.startswith("sysbus Write"):
             parked.command(line)
@@ -101,7 +102,7 @@ def test_a_path_that_cannot_be_written_is_refused() -> None:
     ],
 )
 def test_the_check_of_platforms_can_fail(broken: object) -> None:
-    text = renode.platform_description(boards.load("nucleo-f746"))
+    text = renode.platform_description(boards.load("nucleo-f746"), FOLDER)
     fake_renode.check_platform(text)
     with pytest.raises(fake_renode.Refused):
         fake_renode.check_platform(broken(text))  # type: ignore[operator]
@@ -117,3 +118,44 @@ def test_accesses_to_nothing_are_read_from_the_log() -> None:
         "read at 0x90000000 by the instruction at 0x08000150",
         "write at 0x8ffffffc by the instruction at 0x080001bc",
     ]
+
+
+class _Request:
+    """What Renode hands to the script of a Python peripheral."""
+
+    def __init__(self) -> None:
+        self.IsInit = self.IsRead = self.IsWrite = False
+        self.Offset = self.Value = 0
+
+
+def test_registers_keep_what_is_written_and_tell_that_they_are_ready() -> None:
+    engine = boards.load("b-u585i").engines.renode
+    assert engine is not None
+    rcc = next(registers for registers in engine.registers if registers.name == "rcc")
+    code = compile(renode.ready_registers(rcc), "rcc", "exec")
+    scope: dict[str, object] = {}
+
+    def ask(kind: str, offset: int = 0, value: int = 0) -> int:
+        request = _Request()
+        setattr(request, kind, True)
+        request.Offset, request.Value = offset, value
+        scope["request"] = request
+        exec(code, scope)  # noqa: S102  # as Renode does
+        return request.Value
+
+    ask("IsInit")
+    assert ask("IsRead", 0) == 0
+    ask("IsWrite", 0, 1)  # MSISON
+    assert ask("IsRead", 0) == 0b101
+    ask("IsWrite", 0, ask("IsRead", 0) | 1 << 24)  # PLL1ON
+    assert ask("IsRead", 0) == 0b101 | 3 << 24
+    ask("IsWrite", 0, ask("IsRead", 0) & ~(1 << 24))
+    assert ask("IsRead", 0) == 0b101
+    ask("IsWrite", 0x1C, 3)  # the PLL is chosen, and is in use
+    assert ask("IsRead", 0x1C) == 0b1111
+    ask("IsWrite", 0x1C, 0)
+    assert ask("IsRead", 0x1C) == 0
+    ask("IsWrite", 0x28, 0x12345678)
+    assert ask("IsRead", 0x28) == 0x12345678
+    ask("IsInit")
+    assert ask("IsRead", 0x28) == 0

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from harness.boards import Board, RenodeConstant, RenodeEngine, RenodeMemory, RenodeRange
+from harness.boards import Board, RenodeConstant, RenodeEngine, RenodeMemory, RenodeRange, RenodeRegisters
 from harness.emulators import guard, logs, renode_release
 from harness.emulators.base import Emulator, Process
 from harness.errors import DeviceError, InputError
@@ -82,7 +82,9 @@ def _start(program: Path, board: Board, engine: RenodeEngine, work_dir: Path) ->
     work_dir.mkdir(parents=True, exist_ok=True)
     platform, script = work_dir / "board.repl", work_dir / "board.resc"
     try:
-        platform.write_text(platform_description(board), encoding="utf-8")
+        platform.write_text(platform_description(board, work_dir), encoding="utf-8")
+        for registers in engine.registers:
+            _registers_script(registers, work_dir).write_text(ready_registers(registers), encoding="utf-8")
         script.write_text(monitor_script(board, platform, gdb_port=gdb, serial_port=serial), encoding="utf-8")
     except OSError as error:
         raise DeviceError(f"Renode's files cannot be written to {work_dir}: {error.strerror}") from error
@@ -164,12 +166,16 @@ def _free_ports(count: int) -> list[int]:
 # ---- the files it is given
 
 
-def platform_description(board: Board) -> str:
-    """The .repl file: the stock platform, and what the manifest lays over it."""
+def platform_description(board: Board, folder: Path) -> str:
+    """The .repl file: the stock platform, and what the manifest lays over it.
+
+    folder: where the scripts of registers are.
+    """
     engine = _engine(board)
     parts = [f'using "{engine.platform}"\n']
     parts += [_memory(memory) for memory in engine.memory]
     parts += [_constants(base) for base in sorted({_block(constant) for constant in engine.constants})]
+    parts += [_registers(registers, folder) for registers in engine.registers]
     parts += [_hole(hole, engine.cpu) for hole in engine.unmapped]
     # At so many MHz the cycle counter counts instructions: as many of them make a microsecond of virtual time.
     parts.append(f"{engine.cpu}:\n    PerformanceInMips: {engine.mips}\n")
@@ -231,6 +237,41 @@ def _block(constant: RenodeConstant) -> int:
 def _constants(base: int) -> str:
     # Memory that the script fills: a debugger cannot read tags.
     return f"constants_{base:x}: Memory.ArrayMemory @ sysbus {base:#010x}\n    size: {_CONSTANTS_BLOCK:#x}\n"
+
+
+def _registers(registers: RenodeRegisters, folder: Path) -> str:
+    return (
+        f"{registers.name}: Python.PythonPeripheral @ sysbus <{registers.at:#010x}, +{registers.length:#x}>\n"
+        f"    size: {registers.length:#x}\n    initable: true\n"
+        f'    filename: "{_registers_script(registers, folder).absolute()}"\n'
+    )
+
+
+def _registers_script(registers: RenodeRegisters, folder: Path) -> Path:
+    return folder / f"board.{registers.name}.py"
+
+
+def ready_registers(registers: RenodeRegisters) -> str:
+    """The script of a Python peripheral of Renode's (IronPython 2.7): `request` is what it is asked."""
+    rules: dict[int, list[tuple[int, int]]] = {}
+    for rule in registers.ready:
+        rules.setdefault(rule.at - registers.at, []).append((rule.mask, rule.shift))
+    return (
+        "# Registers that keep what is written. RULES: offset -> bits, and how many places higher they are answered.\n"
+        f"RULES = {rules}\n"
+        "if request.IsInit:\n"
+        "    values = {}\n"
+        "elif request.IsWrite:\n"
+        "    values[int(request.Offset)] = int(request.Value)\n"
+        "elif request.IsRead:\n"
+        "    offset = int(request.Offset)\n"
+        "    value = values.get(offset, 0)\n"
+        "    for mask, shift in RULES.get(offset, ()):\n"
+        "        answered = mask << shift if shift > 0 else mask >> -shift\n"
+        "        bits = value & mask\n"
+        "        value = value & ~answered | (bits << shift if shift > 0 else bits >> -shift)\n"
+        "    request.Value = value\n"
+    )
 
 
 def _hole(hole: RenodeRange, cpu: str) -> str:
