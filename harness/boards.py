@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from harness.assets import boards_dir
 from harness.errors import InputError, unknown_name
 
 # Addresses read best in hexadecimal, which JSON lacks: "0x08000000" is accepted wherever an address is wanted.
-Address = Annotated[int, BeforeValidator(lambda value: int(value, 0) if isinstance(value, str) else value)]
+Address = Annotated[
+    int,
+    BeforeValidator(lambda value: int(value, 0) if isinstance(value, str) else value),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^0[xX][0-9a-fA-F]+$"}]}
+    ),
+]
 
 Core = Literal["cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"]
+
+Fpu = Literal["fpv4-sp-d16", "fpv5-sp-d16", "fpv5-d16", "auto"]
+"""As GCC's -mfpu names them; auto is what the core has, MVE included."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_SCHEMA_HINT = "harness boards --schema prints what a manifest holds"
 
 # Cores with the DSP extension (SMLAD, UXTB16, SMMULR...); optional on M33, where the manifest's parts have it.
 DSP_CORES = frozenset({"cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"})
@@ -153,12 +174,14 @@ class ClockTree(_Record):
     """How the port sets the chip up; `clock%` reads back whether it did.
 
     source: what feeds the PLL (nRF: the high-frequency clock). source_hz: its frequency. wait_states: of the flash, in
-    cycles. caches: what is switched on; everything else is off.
+    cycles of its bus. bus_divider: cycles of the core in one of that bus. caches: what is switched on; everything else
+    is off.
     """
 
     source: ClockSource
     source_hz: Annotated[int, Field(gt=0)]
     wait_states: Annotated[int, Field(ge=0, le=15)]
+    bus_divider: Annotated[int, Field(ge=1, le=4)] = 1
     caches: tuple[FlashCache, ...] = ()
 
 
@@ -252,13 +275,103 @@ class Timing(_Record):
     ram_wait_states: Annotated[int, Field(ge=0)] = 0
 
 
-class Board(_Record):
+class _Harness(_Record):
+    """What a manifest's `harness` key holds.
+
+    port: firmware/ports/<port>.c. clock, uart: what the port sets up, where it can be chosen; the firmware's build
+    turns both into preprocessor symbols. defines: further ones, for that port. stack_bytes: reserved for the stack.
+    memory: code is linked into the first flash region, data into the first ram region.
+    timing: what its memories cost; null where nobody has written it down: its modelled cycles are uncalibrated then.
+    """
+
+    port: Annotated[str, Field(pattern=r"^\w+$")]
+    clock: ClockTree | None = None
+    uart: Uart | None = None
+    defines: dict[str, str] = {}
+    stack_bytes: Annotated[int, Field(ge=256)] = 4096
+    memory: tuple[Region, ...]
+    engines: Engines
+    timing: Timing | None = None
+
+    def region(self, kind: Literal["flash", "ram"]) -> Region:
+        """The first region of that kind: where code, or data, is linked."""
+        return next(region for region in self.memory if region.kind == kind)
+
+    @model_validator(mode="after")
+    def _both_memories(self) -> Self:
+        if {region.kind for region in self.memory} != {"flash", "ram"}:
+            raise ValueError("memory needs one flash and one ram region")
+        return self
+
+
+class _Build(_Record):
+    """What a manifest's `build` key holds: PlatformIO's names for core, chip, clock and the compiler's flags."""
+
+    model_config = ConfigDict(extra="allow")  # PlatformIO has more keys
+
+    cpu: Core
+    mcu: str
+    f_cpu: Annotated[str, Field(pattern=r"^[1-9][0-9]*L?$")]
+    fpu: Fpu | None = None
+    float_abi: Literal["soft", "hard"] = "soft"
+
+    @model_validator(mode="after")
+    def _has_registers(self) -> Self:
+        if self.float_abi == "hard" and not self.fpu:
+            raise ValueError("float_abi hard needs an fpu")
+        return self
+
+
+class _Upload(_Record):
+    """What a manifest's `upload` key holds: the sizes that PlatformIO shows, in bytes."""
+
+    model_config = ConfigDict(extra="allow")
+
+    maximum_size: Annotated[int, Field(gt=0)]
+    maximum_ram_size: Annotated[int, Field(gt=0)]
+
+
+class Manifest(_Record):
+    """A board manifest as its file has it; PlatformIO reads the same file, and may find more keys in it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Annotated[str, Field(min_length=1)]
+    vendor: Annotated[str, Field(min_length=1)]
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    build: _Build
+    upload: _Upload
+    harness: _Harness
+
+    @property
+    def clock_hz(self) -> int:
+        """Core clock after port_init()."""
+        return int(self.build.f_cpu.rstrip("L"))
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        for kind, size in (("flash", self.upload.maximum_size), ("ram", self.upload.maximum_ram_size)):
+            length = self.harness.region(kind).length  # type: ignore[arg-type]
+            if size != length:
+                raise ValueError(f"upload says {size:,} bytes of {kind}, harness.memory {length:,}")
+        if self.harness.clock is not None and self.harness.timing is not None:
+            try:
+                needed = self.harness.timing.flash.at(self.clock_hz)
+            except InputError as error:
+                raise ValueError(f"{error}; {error.hint}") from error
+            clock = self.harness.clock
+            if (clock.wait_states + 1) * clock.bus_divider - 1 != needed:
+                raise ValueError(
+                    f"harness.clock sets {clock.wait_states} wait states (bus_divider {clock.bus_divider}), "
+                    f"harness.timing says {needed} of the core's cycles at {self.clock_hz / 1e6:g} MHz"
+                )
+        return self
+
+
+class Board(_Harness):
     """One board, as the rest of the harness sees it.
 
-    id: the manifest's file name, the name users type. port: firmware/ports/<port>.c.
-    defines: further preprocessor symbols for that port. clock_hz: core clock after port_init().
-    clock, uart: what the port sets up, where it can be chosen; builder/main.py turns both into symbols.
-    timing: what its memories cost; null where nobody has written it down: its modelled cycles are uncalibrated then.
+    id: the manifest's file name, the name users type. clock_hz: core clock after port_init(). path: the manifest's.
     """
 
     id: str
@@ -269,68 +382,76 @@ class Board(_Record):
     fpu: str | None
     float_abi: Literal["soft", "hard"]
     clock_hz: Annotated[int, Field(gt=0)]
-    port: str
-    clock: ClockTree | None = None
-    uart: Uart | None = None
-    defines: dict[str, str] = {}
-    stack_bytes: Annotated[int, Field(ge=256)] = 4096
-    memory: tuple[Region, ...]
-    engines: Engines
-    timing: Timing | None = None
     manifest_sha256: str
+    path: Annotated[Path | None, Field(exclude=True, repr=False)] = None
 
     @property
     def dsp(self) -> bool:
         """Whether the core has the DSP extension that the SIMD kernels need."""
         return self.core in DSP_CORES
 
-    def region(self, kind: Literal["flash", "ram"]) -> Region:
-        """The first region of that kind: where code, or data, is linked."""
-        return next(region for region in self.memory if region.kind == kind)
-
-    @model_validator(mode="after")
-    def _complete(self) -> Board:
-        if {region.kind for region in self.memory} != {"flash", "ram"}:
-            raise ValueError("memory needs one flash and one ram region")
-        if self.float_abi == "hard" and not self.fpu:
-            raise ValueError("float_abi hard needs an fpu")
-        return self
+    @property
+    def argument(self) -> str:
+        """What load() gives this board for, in another process too: its name, or the path of the user's manifest."""
+        own = self.path is not None and self.path.parent != boards_dir()
+        return str(self.path) if own else self.id
 
 
 def read_manifest(path: Path) -> Board:
     """The board that the manifest at `path` describes. InputError names the first key that is wrong."""
+    where = f"board manifest {path.name}"
+    if not _NAME.fullmatch(path.stem):
+        raise InputError(f"{where}: its name is the board's: letters, digits, - and _ only, and not more than 64")
     try:
         text = path.read_bytes()
-        raw: Any = json.loads(text)
-        harness = raw["harness"]
-        build = raw["build"]
-        return Board(
-            id=path.stem,
-            name=raw["name"],
-            vendor=raw["vendor"],
-            url=raw["url"],
-            core=build["cpu"],
-            clock_hz=int(str(build["f_cpu"]).rstrip("L")),
-            fpu=build.get("fpu"),
-            float_abi=build.get("float_abi", "soft"),
-            manifest_sha256=hashlib.sha256(text).hexdigest(),
-            **harness,
-        )
+        manifest = Manifest.model_validate(json.loads(text))
     except OSError as error:
         raise InputError(f"board manifest {path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"board manifest {path.name}: {where or 'manifest'}: {first['msg']}") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"board manifest {path.name} is not valid: {error}") from error
-    except KeyError as error:
-        raise InputError(f"board manifest {path.name} lacks the key {error}") from error
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise InputError(f"{where} lacks the key '{key}'", hint=_SCHEMA_HINT) from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{where}: {key or 'manifest'}: {reason}", hint=_SCHEMA_HINT) from error
+    except ValueError as error:
+        raise InputError(f"{where} is not valid JSON: {error}") from error
+    build = manifest.build
+    return Board(
+        id=path.stem,
+        name=manifest.name,
+        vendor=manifest.vendor,
+        url=manifest.url,
+        core=build.cpu,
+        clock_hz=manifest.clock_hz,
+        fpu=build.fpu,
+        float_abi=build.float_abi,
+        manifest_sha256=hashlib.sha256(text).hexdigest(),
+        path=path.absolute(),
+        **{name: getattr(manifest.harness, name) for name in _Harness.model_fields},
+    )
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of manifests, made from the classes that read them."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
+
+
+def is_path(name: str) -> bool:
+    """Whether `name` is the path of a manifest rather than the name of a board."""
+    return name.endswith(".json") or "/" in name or "\\" in name
+
+
+def load(name: str) -> Board:
+    """The board called `name`, or the one that the manifest at the path `name` describes.
+
+    Unknown names raise InputError with the nearest ones, paths with what is wrong in the file.
+    """
+    return read_manifest(Path(name).expanduser()) if is_path(name) else _shipped(name)
 
 
 @cache
-def load(name: str) -> Board:
-    """The board called `name`; unknown names raise InputError with the nearest ones."""
+def _shipped(name: str) -> Board:
     if name not in names():
         raise unknown_name("board", name, names())
     return read_manifest(boards_dir() / f"{name}.json")

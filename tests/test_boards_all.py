@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import configparser
+import json
+import re
 import shutil
 from functools import cache
+from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
+from typer.testing import CliRunner
 
 from harness import boards
-from harness.assets import firmware_dir
+from harness.assets import boards_dir, firmware_dir
+from harness.cli.app import app
+from harness.errors import DoesNotFit, InputError
 from harness.pipeline import RunSpec, run
 from harness.results.record import Footprint, Result
 
@@ -61,7 +69,7 @@ def test_int8_is_bit_exact_on_every_core(name: str) -> None:
 
 @pytest.mark.skipif(NO_QEMU, reason="qemu-system-arm is missing")
 def test_simulator_and_qemu_count_the_same() -> None:
-    counts = {name: deep(name).latency.median for name in ("mps2-an386", "netduinoplus2", "nucleo-f446", "nucleo-l4r5")}
+    counts = {name: deep(name).instructions for name in ("mps2-an386", "netduinoplus2", "nucleo-f446", "nucleo-l4r5")}
     assert len(set(counts.values())) == 1, counts
 
 
@@ -77,7 +85,95 @@ def test_every_port_has_a_board() -> None:
 
 
 @pytest.mark.parametrize("name", boards.names())
-def test_the_wait_states_are_those_of_the_timing_table(name: str) -> None:
+def test_manifests_are_what_the_schema_says(name: str) -> None:
+    text = (boards_dir() / f"{name}.json").read_text()
+    jsonschema.validate(json.loads(text), boards.schema(), cls=jsonschema.Draft202012Validator)
     board = boards.load(name)
-    if board.clock is not None and board.timing is not None:
-        assert board.clock.wait_states == board.timing.flash.at(board.clock_hz)
+    assert board.argument == name == board.id
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(boards.schema())
+    printed = CliRunner().invoke(app, ["boards", "--schema"])
+    assert json.loads(printed.stdout) == boards.schema()
+
+
+def changed(**keys: object) -> dict[str, Any]:
+    """The manifest of a board, with other values at dotted keys; None removes one."""
+    manifest: dict[str, Any] = json.loads((boards_dir() / "nucleo-f446.json").read_text())
+    for key, value in keys.items():
+        *path, last = key.split("__")
+        place = manifest
+        for part in path:
+            place = place[part]
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+    return manifest
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"harness__memory": None}, "lacks the key 'harness.memory'"),
+        ({"build__cpu": "cortex-m5"}, "build.cpu: Input should be 'cortex-m0'"),
+        ({"harness__uart__tx": "PZ9"}, "harness.uart.tx: String should match pattern"),
+        ({"harness__prot": "x"}, "harness.prot: Extra inputs are not permitted"),
+        ({"build__f_cpu": "fast"}, "build.f_cpu: String should match pattern"),
+        ({"build__fpu": None}, "build: float_abi hard needs an fpu"),
+        ({"upload__maximum_size": 1000}, "upload says 1,000 bytes of flash, harness.memory 524,288"),
+        (
+            {"harness__clock__wait_states": 4},
+            "harness.clock sets 4 wait states (bus_divider 1), harness.timing says 5 of the core's cycles at 180 MHz",
+        ),
+        ({"build__f_cpu": "216000000L"}, "flash cannot be read with the core at 216 MHz"),
+    ],
+)
+def test_a_wrong_manifest_is_explained(keys: dict[str, object], says: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(changed(**keys)))
+    with pytest.raises(InputError) as caught:
+        boards.load(str(path))
+    assert str(caught.value).startswith("board manifest mine.json") and says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("my board.json", "{}", "letters, digits, - and _ only"),
+        ("mine.json", "{", "board manifest mine.json is not valid JSON: Expecting property name"),
+        ("mine.json", "[]", "mine.json: manifest: Input should be a valid dictionary"),
+        ("gone/mine.json", None, "cannot be read: No such file or directory"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(name: str, text: str | None, says: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=re.escape(says)):
+        boards.load(str(tmp_path / name))
+
+
+def test_the_same_path_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(changed()))
+    first = boards.load(str(path))
+    path.write_text(json.dumps(changed(harness__stack_bytes=8192)))
+    second = boards.load(str(path))
+    assert (first.stack_bytes, second.stack_bytes) == (4096, 8192)
+    assert first.manifest_sha256 != second.manifest_sha256
+    assert second.argument == str(path)
+
+
+def test_an_unknown_port_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(changed(harness__port="stm32f9")))
+    with pytest.raises(InputError, match="unknown port 'stm32f9'") as caught:
+        run(RunSpec(model="lenet5", board=str(path), samples=1, repeat=1))
+    assert "stm32f4" in (caught.value.hint or "")
+
+
+@pytest.mark.skipif(NO_QEMU, reason="qemu-system-arm is missing")
+def test_what_does_not_fit_a_small_board_is_said() -> None:
+    with pytest.raises(DoesNotFit, match=r"does not fit microbit: .*RAM \(16,384 bytes\) overflows by [\d,]+ bytes"):
+        run(RunSpec(model="cifar-net", board="microbit", samples=1, repeat=1))

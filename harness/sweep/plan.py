@@ -206,6 +206,8 @@ def files(spec: RunSpec) -> dict[str, Path]:
     found = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     named = {name: value for name, value in found.items() if isinstance(value, Path)}
     source = {"model": Path(spec.model.rpartition(":")[0])} if ".py:" in spec.model else {}
+    if boards.is_path(spec.board):
+        source["board"] = Path(spec.board)
     return source | {name: path for name, path in named.items() if not specs.is_dataset(name, path)}
 
 

@@ -33,7 +33,8 @@ def start_simulator(
             f"the simulator does not model board {board.id}", hint="harness boards lists what each board runs on"
         )
     # -P and PYTHONPATH: this package, whatever modules the current folder holds.
-    command = [sys.executable, "-P", "-m", "harness.emulators.simulator", "--board", board.id, "--until-eof"]
+    command = [sys.executable, "-P", "-m", "harness.emulators.simulator", "--board", board.argument]
+    command += ["--until-eof"]
     command += ["--check-alignment"] if check_alignment else []
     command += ["--clock-hz", str(clock_hz)] if clock_hz is not None else []
     command += ["--cycle-parameters", str(cycle_parameters.absolute())] if cycle_parameters is not None else []
