@@ -272,16 +272,7 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
     prepared = prepare(spec.model, spec.compression, weights=spec.weights, data=spec.data, reporter=reporter)
     dataset = prepared.dataset
     graph = _adapted(prepared, spec.kernels)
-    generated = generate(
-        graph,
-        variant=spec.variant,
-        core=board.core,
-        kernels=spec.kernels,
-        prefer=cast("Prefer", spec.prefer),
-        forms=parse_forms(spec.forms),
-    )
-    if spec.optimize is not None:
-        generated = dataclasses.replace(generated, optimize=_optimize(generated.optimize, spec.optimize))
+    generated = _generated(spec, graph, board)
     chosen = _sample(dataset, spec)
     images = _quantize_input(graph, dataset, dataset.test.x[chosen])
     labels = dataset.test.y[chosen]
@@ -339,6 +330,43 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
         fingerprint=_fingerprint(spec, board, choice, prepared, generated, firmware, measured),
     )
     return Outcome(result, _verdict(graph, reference, host, observed, bit_exact))
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A network's firmware and the first of its inputs, as the serial line carries it."""
+
+    board: Board
+    generated: Generated
+    firmware: Firmware
+    data: bytes
+
+
+def build_firmware(spec: RunSpec, reporter: Reporter | None = None) -> Built:
+    """The firmware that run() would measure. Nothing is executed."""
+    reporter = reporter or Silent()
+    if spec.kernels not in KERNELS:
+        raise unknown_name("kernels", spec.kernels, KERNELS)
+    board = boards.load(spec.board)
+    prepared = prepare(spec.model, spec.compression, weights=spec.weights, data=spec.data, reporter=reporter)
+    graph = _adapted(prepared, spec.kernels)
+    generated = _generated(spec, graph, board)
+    image = _quantize_input(graph, prepared.dataset, prepared.dataset.test.x[_sample(prepared.dataset, spec)[:1]])[0]
+    return Built(board, generated, _build(spec, generated, board, reporter), serialize_input(graph, image))
+
+
+def _generated(spec: RunSpec, graph: Graph, board: Board) -> Generated:
+    generated = generate(
+        graph,
+        variant=spec.variant,
+        core=board.core,
+        kernels=spec.kernels,
+        prefer=cast("Prefer", spec.prefer),
+        forms=parse_forms(spec.forms),
+    )
+    if spec.optimize is not None:
+        generated = dataclasses.replace(generated, optimize=_optimize(generated.optimize, spec.optimize))
+    return generated
 
 
 def reference_accuracy(spec: RunSpec, reporter: Reporter | None = None) -> record.Accuracy:

@@ -212,6 +212,7 @@ class Machine:
         self._guards_stale = True
         self._checks_stale = True
         self._check_hooks: list[Hook] = []
+        self._calls: list[Hook] = []
 
         # Blocks that end in an instruction which may let an interrupt pass.
         self._unmasking: set[int] = set()
@@ -402,6 +403,18 @@ class Machine:
         if self.counting is None or self.cycle_model is None:
             return Coverage(self.instructions, {})
         return coverage(self.counting.visits(), self.cycle_model)
+
+    def call_at(self, address: int, call: Callable[[], None]) -> None:
+        """Call `call` in front of the instruction at `address`, each time and from now on; it may look, not touch."""
+
+        def on_instruction(*_: Any) -> None:
+            try:
+                call()
+            except BaseException as error:
+                self._on_failure(error)
+
+        self._calls.append(hook_instruction(self._uc, address & ~1, on_instruction))
+        self._translations_stale = True
 
     @property
     def lockup(self) -> str | None:

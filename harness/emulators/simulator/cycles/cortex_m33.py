@@ -49,4 +49,5 @@ CORTEX_M33 = CoreTable(
     pipeline=ScalarPipeline(ROWS, pipelined=frozenset({Kind.LOAD, Kind.FLOAT_LOAD}), folds_it=True),
     predicts=False,
     peak_macs=2,  # SMLAD
+    peak_float_macs=1 / 3,  # VMLA
 )

@@ -47,4 +47,5 @@ CORTEX_M4 = CoreTable(
     pipeline=ScalarPipeline(ROWS, pipelined=frozenset({Kind.LOAD, Kind.FLOAT_LOAD}), folds_it=True),
     predicts=False,
     peak_macs=2,  # SMLAD: table 3-1
+    peak_float_macs=1 / 3,  # VMLA: table 7-1
 )  # fmt: skip

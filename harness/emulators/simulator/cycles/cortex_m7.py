@@ -216,4 +216,5 @@ CORTEX_M7 = CoreTable(
     pipeline=pipeline,
     predicts=True,
     peak_macs=2,  # one SMLAD per cycle
+    peak_float_macs=1,  # one VMLA per cycle
 )  # fmt: skip

@@ -67,7 +67,7 @@ class CoreTable:
     """One core. calibrated_on: what its parameters were fitted to; None means straight from the manual.
 
     predicts: whether it has a branch predictor; else every taken branch costs `taken_branch`.
-    peak_macs: multiply-accumulates of 8-bit operands that it can start per cycle, at best.
+    peak_macs: multiply-accumulates of 8-bit operands that it can do per cycle, at best. peak_float_macs: of floats.
     """
 
     core: str
@@ -77,6 +77,7 @@ class CoreTable:
     pipeline: Pipeline
     predicts: bool
     peak_macs: float
+    peak_float_macs: float = 0.0
 
     def defaults(self) -> dict[str, float]:
         """Every parameter at its default."""
