@@ -23,7 +23,7 @@ from harness.codegen.generate import Generated, generate, logical_bytes, parse_o
 from harness.data.base import Dataset
 from harness.engines import Choice
 from harness.errors import GateError, InputError, unknown_name
-from harness.files import cache_dir
+from harness.files import cache_dir, file_sha256
 from harness.graph import graph as graph_file
 from harness.graph.graph import Graph
 from harness.measurement import Measured, measure
@@ -32,13 +32,15 @@ from harness.ops.base import Array
 from harness.progress import Reporter, Silent
 from harness.results import record
 from harness.results.record import Result
+from harness.search import policy as policies
+from harness.search.policy import Policy
 from harness.toolchain.footprint import Footprint
 from harness.toolchain.platformio import Firmware
 
 if TYPE_CHECKING:
     from harness.emulators.simulator.cycles.model import CycleModel
 
-VARIANTS = ("int8", "fp32", "deep", "paper-a")
+VARIANTS = ("int8", "mixed", "fp32", "deep", "paper-a")
 KERNELS = ("default", "plain", *baselines.names())
 
 PREFERENCES: tuple[str, ...] = get_args(Prefer)
@@ -49,12 +51,16 @@ ACCURACY_BUDGET = 0.3
 # Images that calibrate the activations' scales; from the validation split, never from the test split.
 CALIBRATION_IMAGES = 512
 
+# Elements of the largest activation over all of these: of large images, fewer are used.
+_CALIBRATION_ELEMENTS = 2**24
+
 
 @dataclass(frozen=True)
 class RunSpec:
     """What to run. samples: test images sent to the board; repeat: timed inferences; seed: which test images.
 
     accuracy_budget, sparsity, prefer, forms: of variant deep, see Compression; forms: "layer=form", against `prefer`.
+    policy: of variant mixed, the file that says how many bits each tensor has.
     optimize: -O0 to -O3, -Os or -Ofast instead of the level that the kernels were measured with; -f flags may follow.
     clock_hz, cycle_parameters: of the simulator's cycle model: another core clock than the manifest's, and a file of
     `harness calibrate` instead of the shipped parameters.
@@ -74,6 +80,7 @@ class RunSpec:
     sparsity: float | None = None
     prefer: str = "balanced"
     forms: tuple[str, ...] = ()
+    policy: Path | None = None
     weights: Path | None = None
     data: Path | None = None
     probe: str | None = None
@@ -84,18 +91,20 @@ class RunSpec:
 
     @property
     def compression(self) -> Compression:
-        """How the network becomes small."""
-        return Compression(self.variant, self.accuracy_budget, self.sparsity, self.prefer, self.seed)
+        """How the network becomes small. InputError for a policy that cannot be read."""
+        policy = None if self.policy is None else policies.read(self.policy)
+        return Compression(self.variant, self.accuracy_budget, self.sparsity, self.prefer, self.seed, policy)
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A network ready for code generation, with the data it is measured on."""
+    """A network ready for code generation, with the data it is measured on. trained: False for random weights."""
 
     graph: Graph
     float_graph: Graph
     dataset: Dataset
     weights_sha256: str
+    trained: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,10 +130,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Compression:
-    """How a network becomes small. All but the variant is for `deep`.
+    """How a network becomes small. All but the variant and the policy is for `deep`.
 
     accuracy_budget: percentage points that may be lost on validation data. sparsity: prunes this share of every layer
-    instead of searching. prefer: size, speed or balanced. seed: of the search.
+    instead of searching. prefer: size, speed or balanced. seed: of the search. policy: for `mixed`, and needed there.
     """
 
     variant: str = "int8"
@@ -132,16 +141,25 @@ class Compression:
     sparsity: float | None = None
     prefer: str = "balanced"
     seed: int = 0
+    policy: Policy | None = None
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise unknown_name("variant", self.variant, VARIANTS)
+        if self.variant == "mixed" and self.policy is None:
+            raise InputError(
+                "variant mixed needs a policy", hint="--policy policy.json; harness search NETWORK finds one"
+            )
+        if self.variant != "mixed" and self.policy is not None:
+            raise InputError(f"variant {self.variant} takes no policy", hint="add --variant mixed")
         if self.prefer not in PREFERENCES:
             raise unknown_name("preference", self.prefer, PREFERENCES)
 
     @property
     def as_shipped(self) -> bool:
         """Whether these are the options that the catalogue's integers were made with."""
+        if self.variant == "mixed":
+            return False
         return self.variant != "deep" or self == Compression("deep", prefer=self.prefer)
 
 
@@ -161,6 +179,10 @@ def prepare(
     """
     reporter = reporter or Silent()
     source = resolve.source(model, weights)
+    if not source.trained:
+        if compression.variant in ("deep", "paper-a"):
+            raise _untrained(source.name)
+        reporter.say(f"note: {source.name} ships without weights: they are random, and no accuracy is reported")
     dataset = resolve.dataset(source, data, reporter)
     if source.entry is not None and dataset.input_shape != source.entry.input_shape:
         raise InputError(
@@ -179,7 +201,14 @@ def prepare(
         graph = artefact(source, compression.variant, weights_sha256)
     if graph is None:
         graph = _compressed(float_graph, dataset, compression, reporter)
-    return Prepared(graph, float_graph, dataset, weights_sha256)
+    return Prepared(graph, float_graph, dataset, weights_sha256, source.trained)
+
+
+def _untrained(model: str) -> InputError:
+    return InputError(
+        f"model {model} ships without weights, and what is chosen by accuracy cannot be chosen on random ones",
+        hint=f"harness train {model}, then --weights",
+    )
 
 
 def _compressed(float_graph: Graph, dataset: Dataset, compression: Compression, reporter: Reporter) -> Graph:
@@ -194,8 +223,17 @@ def _compressed(float_graph: Graph, dataset: Dataset, compression: Compression, 
     from harness.compress.quantize import quantize
 
     with reporter.stage(f"quantising {float_graph.name}") as advance:
-        images = dataset.network_input(dataset.validation.x[:CALIBRATION_IMAGES])
-        return quantize(float_graph, images, dataset.input_scale, dataset.input_zero_point or 0, progress=advance)
+        largest = max(tensor.elements for tensor in float_graph.tensors.values())
+        count = min(CALIBRATION_IMAGES, max(1, _CALIBRATION_ELEMENTS // largest))
+        images = dataset.network_input(dataset.validation.x[:count])
+        return quantize(
+            float_graph,
+            images,
+            dataset.input_scale,
+            dataset.input_zero_point or 0,
+            policy=compression.policy,
+            progress=advance,
+        )
 
 
 def _searched(float_graph: Graph, dataset: Dataset, compression: Compression, reporter: Reporter) -> Graph:
@@ -235,6 +273,8 @@ def compress(
 ) -> tuple[Prepared, float, float]:
     """Compresses afresh; returns the network and the test accuracy of its integers and of the float network."""
     prepared = prepare(model, compression, weights=weights, data=data, afresh=True, reporter=reporter)
+    if not prepared.trained:
+        raise _untrained(model)
     test = prepared.dataset.test
     with reporter.stage("test accuracy"):
         integers = prepared.graph.infer(_quantize_input(prepared.graph, prepared.dataset, test.x)).argmax(axis=1)
@@ -307,9 +347,9 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
         split="test",
         samples=len(labels),
         metric="top1",
-        device=_share(observed.classes, labels),
-        host=_share(reference.classes, labels),
-        fp32=_share(fp32, labels),
+        device=_share(observed.classes, labels) if prepared.trained else None,
+        host=_share(reference.classes, labels) if prepared.trained else None,
+        fp32=_share(fp32, labels) if prepared.trained else None,
         classes_sha256=record.classes_sha256(observed.classes.tolist()),
     )
     bit_exact = _first_mismatch(graph, reference, observed) if graph.integer else None
@@ -320,6 +360,7 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
         engine=choice.engine,
         kernels=spec.kernels,
         seed=spec.seed,
+        weights=None if prepared.trained else "random",
         latency=_latency(choice, measured, host, model),
         instructions=measured.instructions if measured else None,
         layers=_layers(graph, generated, firmware, measured, reference, observed),
@@ -388,8 +429,8 @@ def reference_accuracy(spec: RunSpec, reporter: Reporter | None = None) -> recor
         samples=len(labels),
         metric="top1",
         device=None,
-        host=_share(classes, labels),
-        fp32=_share(fp32, labels),
+        host=_share(classes, labels) if prepared.trained else None,
+        fp32=_share(fp32, labels) if prepared.trained else None,
     )
 
 
@@ -677,7 +718,7 @@ def _fingerprint(
 def _options(spec: RunSpec) -> dict[str, str | int | float | bool | tuple[str, ...]]:
     """The options that are not their defaults: without those that the record holds and those of this machine."""
     recorded = {"model", "board", "variant", "engine", "kernels", "samples", "repeat", "seed"}
-    named_here = {"weights", "probe", "serial", "cycle_parameters"}
+    named_here = {"weights", "policy", "probe", "serial", "cycle_parameters"}
     if str(spec.data) not in datasets.names():
         named_here.add("data")
     options = {
@@ -685,4 +726,5 @@ def _options(spec: RunSpec) -> dict[str, str | int | float | bool | tuple[str, .
         for field in dataclasses.fields(spec)
         if field.name not in recorded | named_here and getattr(spec, field.name) != field.default
     }
-    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    recorded_options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    return recorded_options | ({} if spec.policy is None else {"policy_sha256": file_sha256(spec.policy)})

@@ -12,6 +12,7 @@ from harness.cli.options import (
     FormOption,
     JsonOption,
     ModelArgument,
+    PolicyOption,
     PreferOption,
     QuietOption,
     VariantOption,
@@ -33,6 +34,7 @@ def command(
     ] = "nucleo-f746",
     prefer: PreferOption = "balanced",
     form: FormOption = None,
+    policy: PolicyOption = None,
     weights: WeightsOption = None,
     data: DataOption = None,
     json: JsonOption = False,
@@ -42,9 +44,11 @@ def command(
     from harness import boards
     from harness.codegen.generate import export
     from harness.pipeline import Compression, parse_forms, prepare
+    from harness.search import policy as policies
 
     core = boards.load(board).core
-    compression = Compression(variant, prefer=prefer)
+    widths = None if policy is None else policies.read(policy)
+    compression = Compression(variant, prefer=prefer, policy=widths)
     prepared = prepare(model, compression, weights=weights, data=data, reporter=reporter(quiet=quiet or json))
     files = export(
         prepared.graph,

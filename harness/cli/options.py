@@ -51,7 +51,15 @@ BoardOption = Annotated[
 ]
 VariantOption = Annotated[
     str,
-    typer.Option("--variant", help="How the network is compressed: int8, deep (pruned, few levels, sparse), or fp32."),
+    typer.Option(
+        "--variant",
+        help="How the network is compressed: int8, mixed (2, 4 or 8 bits by --policy), deep (pruned, few levels, "
+        "sparse), or fp32.",
+    ),
+]
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option("--policy", help="Variant mixed: the bit widths of all tensors, as harness search writes them."),
 ]
 BudgetOption = Annotated[
     float,

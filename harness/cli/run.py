@@ -15,6 +15,7 @@ from harness.cli.options import (
     FormOption,
     JsonOption,
     ModelArgument,
+    PolicyOption,
     PreferOption,
     QuietOption,
     ResultsOption,
@@ -55,6 +56,7 @@ def command(
     sparsity: SparsityOption = None,
     prefer: PreferOption = "balanced",
     form: FormOption = None,
+    policy: PolicyOption = None,
     weights: WeightsOption = None,
     data: DataOption = None,
     probe: Annotated[
@@ -94,6 +96,7 @@ def command(
         sparsity=sparsity,
         prefer=prefer,
         forms=tuple(form or ()),
+        policy=policy,
         weights=weights,
         data=data,
         probe=probe,

@@ -17,10 +17,16 @@ from harness.progress import Reporter
 
 TRACE_VERSION = "2"
 
+# Of weights that are drawn at random.
+_SEED = 0
+
 
 @dataclass(frozen=True)
 class Source:
-    """A network that has been named but not loaded. entry: None for a user's own file."""
+    """A network that has been named but not loaded. entry: None for a user's own file.
+
+    weights: None for a network of the catalogue that ships none: they are drawn at random then.
+    """
 
     name: str
     entry: catalogue.CatalogueEntry | None
@@ -28,8 +34,9 @@ class Source:
     weights: Path | None
 
     @property
-    def weights_label(self) -> str:
-        return self.weights.name if self.weights else "the initial weights"
+    def trained(self) -> bool:
+        """Whether the network has learnt anything: otherwise nothing is said of its accuracy."""
+        return self.weights is not None
 
 
 def source(model: str, weights: Path | None) -> Source:
@@ -43,30 +50,29 @@ def source(model: str, weights: Path | None) -> Source:
             )
         return Source(stem or "network", None, model, weights)
     entry = catalogue.entry(model)
-    path = weights or entry.weights_path
-    if path is None:
-        raise InputError(f"model {model} ships without weights", hint=f"harness train {model}, then --weights")
-    return Source(entry.name, entry, None, path)
+    return Source(entry.name, entry, None, weights or entry.weights_path)
 
 
 def dataset(source: Source, data: Path | None, reporter: Reporter) -> Dataset:
-    """The data that belongs to the network, or the user's own."""
+    """The data that belongs to the network, or the user's own; random images for a network without data or weights."""
     from harness import data as datasets
+    from harness.data import random_images
 
     if data is not None:
         return datasets.load(str(data), reporter=reporter)
+    if source.entry is not None and source.entry.dataset is None and not source.trained:
+        return random_images.load(source.entry.input_shape, source.entry.classes)
     if source.entry is None or source.entry.dataset is None:
         raise InputError(f"model {source.name} needs data to calibrate and to measure with", hint="--data my.npz")
     return datasets.load(source.entry.dataset, reporter=reporter)
 
 
 def float_graph(source: Source, input_shape: Shape) -> tuple[Graph, str]:
-    """The traced Graph with its weights, and the SHA-256 of the weights file.
+    """The traced Graph with its weights, and the SHA-256 of the weights file (of the seed, where they are random).
 
     Catalogue networks are traced once per content and kept in the cache: a warm run imports no torch.
     """
-    assert source.weights is not None
-    digest = file_sha256(source.weights)
+    digest = file_sha256(source.weights) if source.weights else hashlib.sha256(f"seed {_SEED}".encode()).hexdigest()
     if source.entry is None:
         return _trace(source, input_shape), digest
     cached = _cached_path(source.entry, digest)
@@ -84,7 +90,7 @@ def _cached_path(entry: catalogue.CatalogueEntry, weights_sha256: str) -> Path:
     import harness.graph.trace as tracer
 
     module = entry.factory.partition(":")[0].rpartition(".")[2]
-    sources = (Path(__file__).with_name(f"{module}.py"), Path(str(tracer.__file__)))
+    sources = [Path(__file__).with_name(f"{name}.py") for name in (module, "initial")] + [Path(str(tracer.__file__))]
     key = hashlib.sha256(repr((TRACE_VERSION, entry, weights_sha256)).encode())
     for path in sources:
         key.update(path.read_bytes())
@@ -92,10 +98,14 @@ def _cached_path(entry: catalogue.CatalogueEntry, weights_sha256: str) -> Path:
 
 
 def _trace(source: Source, input_shape: Shape) -> Graph:
+    import torch
+
     from harness.graph.trace import trace
     from harness.models.user import load_user_model
 
-    module = catalogue.build(source.entry) if source.entry else load_user_model(str(source.file))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        module = catalogue.build(source.entry) if source.entry else load_user_model(str(source.file))
     if source.weights is not None:
         catalogue.load_weights(module, source.weights)
     return trace(module, input_shape, source.name)

@@ -38,9 +38,8 @@ def _headline(record: Result) -> RenderableType:
         for name, value in (("device", accuracy.device), ("reference", accuracy.host), ("fp32", accuracy.fp32))
         if value is not None
     ]
-    table.add_row(
-        "accuracy", f"{', '.join(shares)}  ({accuracy.samples:,} {accuracy.split} samples of {accuracy.dataset})"
-    )
+    judged = ", ".join(shares) or ("none: the weights are random" if record.weights == "random" else "none")
+    table.add_row("accuracy", f"{judged}  ({accuracy.samples:,} {accuracy.split} samples of {accuracy.dataset})")
     table.add_row("checked", _verdict(record))
     if record.footprint is not None:
         table.add_row(

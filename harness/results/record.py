@@ -223,6 +223,7 @@ class Fingerprint(_Record):
 class Result(_Record):
     """One run. Make one with Result.new(), which gives it its time and its id.
 
+    weights: "random" for a network that has learnt nothing, whose accuracies are None; None for a trained one.
     bit_exact: True, or the first mismatch; None for float variants, which carry max_abs_error instead.
     footprint: None on the host engine. instructions: per inference, None on hardware and on the host engine.
     """
@@ -236,6 +237,7 @@ class Result(_Record):
     engine: Engine
     kernels: Text
     seed: int | None
+    weights: Literal["random"] | None = None
     latency: Latency
     instructions: Count | None
     layers: tuple[Layer, ...]
@@ -255,6 +257,7 @@ class Result(_Record):
         engine: Engine,
         kernels: str,
         seed: int | None,
+        weights: Literal["random"] | None = None,
         latency: Latency,
         instructions: int | None,
         layers: Iterable[Layer],
@@ -280,6 +283,7 @@ class Result(_Record):
             engine=engine,
             kernels=kernels,
             seed=seed,
+            weights=weights,
             latency=latency,
             instructions=instructions,
             layers=tuple(layers),
@@ -313,6 +317,9 @@ class Result(_Record):
             raise ValueError("every engine but host has a footprint")
         if (self.instructions is None) != (self.engine in ("hardware", "host")):
             raise ValueError("emulators count instructions; hardware and host do not")
+        judged = (self.accuracy.device, self.accuracy.host, self.accuracy.fp32)
+        if self.weights == "random" and judged != (None, None, None):
+            raise ValueError("random weights have no accuracy")
         if (self.bit_exact is None) != (self.max_abs_error is not None):
             raise ValueError("either bit_exact or max_abs_error is given")
         self._check_verdict()

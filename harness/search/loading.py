@@ -34,6 +34,11 @@ def load(model: str, *, weights: Path | None, data: Path | None, need_data: bool
             f"{source.name} has no data here: no policy could be scored",
             hint="--method memory-rule needs none; or give your own --weights and --data",
         )
+    if need_data and not source.trained:
+        raise InputError(
+            f"{source.name} ships without weights: policies of an untrained network cannot be told apart",
+            hint=f"harness train {source.name}, then --weights",
+        )
     dataset = None if known else resolve.dataset(source, data, reporter)
     if dataset is not None:
         shape = dataset.input_shape
