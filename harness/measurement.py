@@ -20,6 +20,7 @@ from harness.toolchain.platformio import Firmware
 
 if TYPE_CHECKING:
     from harness.emulators.base import Emulator
+    from harness.link.answers import Ticks
     from harness.link.client import BoardClient
     from harness.probe.session import BoardSession
 
@@ -73,10 +74,13 @@ def measure(
     repeat: int,
     serial: str | None,
     reporter: Reporter,
+    staged: bool = True,
     clock_hz: int | None = None,
     cycle_parameters: Path | None = None,
 ) -> Measured:
     """Programs the board and runs every input on its network of `layers` layers.
+
+    staged: whether the firmware keeps the input it was sent; otherwise it is sent anew for each inference.
 
     clock_hz, cycle_parameters: of the simulator's cycle model; default the manifest's clock and the shipped parameters.
 
@@ -100,8 +104,11 @@ def measure(
                 hint="check that --serial belongs to the board that --probe programs",
             )
         version = emulator.version if emulator else None
-        measured = _ask(client, board, choice, inputs, layers, repeat, reporter, version)
-        return _with_instructions(measured, client, session, reporter) if choice.engine == "simulator" else measured
+        renewed = None if staged else inputs[-1]
+        measured = _ask(client, board, choice, inputs, renewed, layers, repeat, reporter, version)
+        if choice.engine != "simulator":
+            return measured
+        return _with_instructions(measured, client, session, renewed, reporter)
 
 
 def _ask(
@@ -109,11 +116,14 @@ def _ask(
     board: Board,
     choice: Choice,
     inputs: Sequence[bytes],
+    renewed: bytes | None,
     layers: int,
     repeat: int,
     reporter: Reporter,
     emulator_version: str | None,
 ) -> Measured:
+    """renewed: the input that has to be loaded before each timed inference; None: the last one is kept."""
+
     def duration(ticks: int) -> int:
         return in_clock_units(ticks, board, choice.engine)
 
@@ -125,7 +135,9 @@ def _ask(
             inferences.append(Inference(answer.output, answer.predicted, tuple(int(crc, 16) for crc in answer.crcs)))
             advance((index + 1) / len(inputs))
     with reporter.stage("timing"):
-        timed = client.ticks(repeat, timeout=repeat * INFERENCE_SECONDS)
+        timed = _ticks(client, repeat, renewed)
+        if renewed is not None:
+            client.load_input(renewed)
         by_layer = client.layers(layers, timeout=INFERENCE_SECONDS)
         used = client.stack()
     if used.used >= used.reserved:  # the guard is its lowest word; what went below it cannot be seen
@@ -151,7 +163,20 @@ def _ask(
     )
 
 
-def _with_instructions(measured: Measured, client: BoardClient, session: BoardSession, reporter: Reporter) -> Measured:
+def _ticks(client: BoardClient, repeat: int, renewed: bytes | None) -> Ticks:
+    """Of `repeat` inferences, each timed alone. renewed: as of _ask."""
+    if renewed is None:
+        return client.ticks(repeat, timeout=repeat * INFERENCE_SECONDS)
+    parts = []
+    for _ in range(repeat):
+        client.load_input(renewed)
+        parts.append(client.ticks(1, timeout=INFERENCE_SECONDS))
+    return replace(parts[0], ticks=tuple(part.ticks[0] for part in parts))
+
+
+def _with_instructions(
+    measured: Measured, client: BoardClient, session: BoardSession, renewed: bytes | None, reporter: Reporter
+) -> Measured:
     """The same with the instructions of one more inference, for which the board's counter counts those."""
     from harness.emulators.simulator.cycles.edges import Coverage
 
@@ -160,6 +185,8 @@ def _with_instructions(measured: Measured, client: BoardClient, session: BoardSe
         names = ", ".join(sorted(coverage.unknown, key=lambda name: -coverage.unknown[name])[:5])
         reporter.say(f"warning: {coverage.share:.1%} of the instructions have no cost in the cycle model: {names}")
     session.monitor("clock instructions")
+    if renewed is not None:
+        client.load_input(renewed)
     counted = client.ticks(1, timeout=INFERENCE_SECONDS)
     return replace(measured, instructions=counted.ticks[0] - counted.empty, uncosted=coverage.share)
 

@@ -22,7 +22,7 @@ from harness.codegen.choose import Prefer
 from harness.codegen.generate import Generated, generate, logical_bytes, parse_output, serialize_input
 from harness.data.base import Dataset
 from harness.engines import Choice
-from harness.errors import GateError, InputError, unknown_name
+from harness.errors import DoesNotFit, GateError, InputError, unknown_name
 from harness.files import cache_dir, file_sha256
 from harness.graph import graph as graph_file
 from harness.graph.graph import Graph
@@ -324,7 +324,7 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
     host = _on_host(generated, graph, inputs, choice, reporter)
     firmware, measured = None, None
     if choice.engine != "host":
-        firmware = _build(spec, generated, board, reporter)
+        firmware, staged = _build(spec, generated, board, reporter)
         measured = measure(
             firmware,
             board,
@@ -334,6 +334,7 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
             repeat=spec.repeat,
             serial=spec.serial,
             reporter=reporter,
+            staged=staged,
             clock_hz=spec.clock_hz,
             cycle_parameters=spec.cycle_parameters,
         )
@@ -437,7 +438,7 @@ def reference_accuracy(spec: RunSpec, reporter: Reporter | None = None) -> recor
 def link(graph: Graph, variant: str, board: Board, reporter: Reporter) -> Footprint:
     """What the network takes on a board, as the linker has it; DoesNotFit with by how much it is too large."""
     generated = generate(graph, variant=variant, core=board.core)
-    return _build(RunSpec(graph.name, board.id, variant), generated, board, reporter).footprint
+    return _build(RunSpec(graph.name, board.id, variant), generated, board, reporter)[0].footprint
 
 
 def _adapted(prepared: Prepared, kernels: str) -> Graph:
@@ -526,7 +527,11 @@ def _on_host(
     return _Observed(outputs, outputs.argmax(axis=1), ran.crcs, ran.nanoseconds)
 
 
-def _build(spec: RunSpec, generated: Generated, board: Board, reporter: Reporter) -> Firmware:
+def _build(spec: RunSpec, generated: Generated, board: Board, reporter: Reporter) -> tuple[Firmware, bool]:
+    """The image, and whether it keeps the input that it was sent beside the network's own, which an inference consumes.
+
+    It does where RAM has room for both.
+    """
     from harness.toolchain.platformio import BuildInputs, build
 
     optimize, *extra_flags = generated.optimize.split()
@@ -537,12 +542,14 @@ def _build(spec: RunSpec, generated: Generated, board: Board, reporter: Reporter
         extra_flags=tuple(extra_flags),
     )
     with reporter.stage(f"building for {board.id}"):
-        return build(
-            inputs,
-            board,
-            cache_dir=cache_dir(),
-            toolchain=spec.toolchain,
-        )
+        try:
+            return build(inputs, board, cache_dir=cache_dir(), toolchain=spec.toolchain), True
+        except DoesNotFit as error:
+            if not 0 < error.overflows.get("ram", 0) <= generated.input_bytes or "flash" in error.overflows:
+                raise
+        reporter.say("note: RAM has no room for a second copy of the input: it is sent anew for each inference")
+        unstaged = dataclasses.replace(inputs, defines={"HARNESS_STAGING": "0"})
+        return build(unstaged, board, cache_dir=cache_dir(), toolchain=spec.toolchain), False
 
 
 def _from_board(graph: Graph, measured: Measured) -> _Observed:

@@ -37,8 +37,17 @@ enum {
     CALIBRATION_CALLS = 1000,
 };
 
+/* 0 where RAM has no room for a second copy of the input: the host then sends it again before each inference. */
+#ifndef HARNESS_STAGING
+#define HARNESS_STAGING 1
+#endif
+
 /* The input as the host sent it. The network may consume its own input, so it is refilled from here. */
+#if HARNESS_STAGING
 static uint8_t staging[NETWORK_INPUT_BYTES];
+#else
+#define staging ((uint8_t *)network_input())
+#endif
 static uint32_t missing; /* bytes that `db load` announced and that are still to come */
 static bool loaded;      /* staging holds a whole input */
 static bool inferred;    /* the network's output is valid */
@@ -231,14 +240,33 @@ static bool input_is_loaded(void)
     return loaded;
 }
 
+/* Every inference begins with this. */
 static void refill_input(void)
 {
+#if HARNESS_STAGING
     uint8_t *input = network_input();
 
     for (uint32_t index = 0; index < NETWORK_INPUT_BYTES; index++) {
         input[index] = staging[index];
     }
+#else
+    loaded = false;
+#endif
     inferred = true;
+}
+
+/* Whether so many inferences can follow without another input; if not, says so. */
+static bool input_lasts(uint32_t inferences)
+{
+#if HARNESS_STAGING
+    (void)inferences;
+#else
+    if (inferences > 1u) {
+        put_error("an inference consumes the input: load it for each");
+        return false;
+    }
+#endif
+    return true;
 }
 
 /* Ticks that `region` takes, called through the one call instruction below: the empty region and the network are measured
@@ -363,6 +391,9 @@ static void db_load(char *rest)
     }
     missing = bytes;
     loaded = false;
+#if !HARNESS_STAGING
+    inferred = false; /* the output may lie where the input comes */
+#endif
     put_text("m-[Expecting ");
     put_decimal(bytes, 1);
     put_text(" bytes]\r\n");
@@ -443,7 +474,7 @@ static void command_infer(char *rest)
         put_error("usage: infer RUNS WARMUPS");
         return;
     }
-    if (!input_is_loaded()) {
+    if (!input_is_loaded() || !input_lasts(warmups + runs)) {
         return;
     }
     put_text("m-warmup-start-");
@@ -485,7 +516,7 @@ static void command_ticks(char *rest)
         put_error("usage: ticks RUNS");
         return;
     }
-    if (!input_is_loaded()) {
+    if (!input_is_loaded() || !input_lasts(runs)) {
         return;
     }
     put_number_line("m-tick-hz-[", port_tick_hz());
