@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # A board that answers none of this in time hangs; a network may take this long for one inference.
 BOOT_SECONDS = 5.0
 INFERENCE_SECONDS = 60.0
+# ... and a second more for each so many multiply-accumulates: emulators that model cycles are slow.
+SLOWEST_MACS = 1_000_000
 
 # Above this share of instructions without a cost, modelled cycles come with a warning.
 UNCOSTED_SHARE = 0.005
@@ -74,12 +76,14 @@ def measure(
     repeat: int,
     serial: str | None,
     reporter: Reporter,
+    macs: int = 0,
     staged: bool = True,
     clock_hz: int | None = None,
     cycle_parameters: Path | None = None,
 ) -> Measured:
     """Programs the board and runs every input on its network of `layers` layers.
 
+    macs: of one inference: how long it may take before the board counts as hung follows from that.
     staged: whether the firmware keeps the input it was sent; otherwise it is sent anew for each inference.
 
     clock_hz, cycle_parameters: of the simulator's cycle model; default the manifest's clock and the shipped parameters.
@@ -104,11 +108,12 @@ def measure(
                 hint="check that --serial belongs to the board that --probe programs",
             )
         version = emulator.version if emulator else None
+        patience = INFERENCE_SECONDS + macs / SLOWEST_MACS
         renewed = None if staged else inputs[-1]
-        measured = _ask(client, board, choice, inputs, renewed, layers, repeat, reporter, version)
+        measured = _ask(client, board, choice, inputs, renewed, layers, repeat, reporter, version, patience)
         if choice.engine != "simulator":
             return measured
-        return _with_instructions(measured, client, session, renewed, reporter)
+        return _with_instructions(measured, client, session, renewed, reporter, patience)
 
 
 def _ask(
@@ -121,8 +126,12 @@ def _ask(
     repeat: int,
     reporter: Reporter,
     emulator_version: str | None,
+    patience: float,
 ) -> Measured:
-    """renewed: the input that has to be loaded before each timed inference; None: the last one is kept."""
+    """renewed: the input that has to be loaded before each timed inference; None: the last one is kept.
+
+    patience: seconds that an inference may take.
+    """
 
     def duration(ticks: int) -> int:
         return in_clock_units(ticks, board, choice.engine)
@@ -131,14 +140,14 @@ def _ask(
     with reporter.stage(f"inferring {len(inputs)} samples") as advance:
         for index, data in enumerate(inputs):
             client.load_input(data)
-            answer = client.layer_crcs(layers, timeout=INFERENCE_SECONDS)
+            answer = client.layer_crcs(layers, timeout=patience)
             inferences.append(Inference(answer.output, answer.predicted, tuple(int(crc, 16) for crc in answer.crcs)))
             advance((index + 1) / len(inputs))
     with reporter.stage("timing"):
-        timed = _ticks(client, repeat, renewed)
+        timed = _ticks(client, repeat, renewed, patience)
         if renewed is not None:
             client.load_input(renewed)
-        by_layer = client.layers(layers, timeout=INFERENCE_SECONDS)
+        by_layer = client.layers(layers, timeout=patience)
         used = client.stack()
     if used.used >= used.reserved:  # the guard is its lowest word; what went below it cannot be seen
         raise DeviceError(
@@ -163,19 +172,24 @@ def _ask(
     )
 
 
-def _ticks(client: BoardClient, repeat: int, renewed: bytes | None) -> Ticks:
-    """Of `repeat` inferences, each timed alone. renewed: as of _ask."""
+def _ticks(client: BoardClient, repeat: int, renewed: bytes | None, patience: float) -> Ticks:
+    """Of `repeat` inferences, each timed alone. renewed, patience: as of _ask."""
     if renewed is None:
-        return client.ticks(repeat, timeout=repeat * INFERENCE_SECONDS)
+        return client.ticks(repeat, timeout=repeat * patience)
     parts = []
     for _ in range(repeat):
         client.load_input(renewed)
-        parts.append(client.ticks(1, timeout=INFERENCE_SECONDS))
+        parts.append(client.ticks(1, timeout=patience))
     return replace(parts[0], ticks=tuple(part.ticks[0] for part in parts))
 
 
 def _with_instructions(
-    measured: Measured, client: BoardClient, session: BoardSession, renewed: bytes | None, reporter: Reporter
+    measured: Measured,
+    client: BoardClient,
+    session: BoardSession,
+    renewed: bytes | None,
+    reporter: Reporter,
+    patience: float,
 ) -> Measured:
     """The same with the instructions of one more inference, for which the board's counter counts those."""
     from harness.emulators.simulator.cycles.edges import Coverage
@@ -187,7 +201,7 @@ def _with_instructions(
     session.monitor("clock instructions")
     if renewed is not None:
         client.load_input(renewed)
-    counted = client.ticks(1, timeout=INFERENCE_SECONDS)
+    counted = client.ticks(1, timeout=patience)
     return replace(measured, instructions=counted.ticks[0] - counted.empty, uncosted=coverage.share)
 
 

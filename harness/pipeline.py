@@ -334,6 +334,7 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
             repeat=spec.repeat,
             serial=spec.serial,
             reporter=reporter,
+            macs=sum(layer.macs for layer in generated.layers),
             staged=staged,
             clock_hz=spec.clock_hz,
             cycle_parameters=spec.cycle_parameters,
