@@ -117,15 +117,18 @@ class Line:
         assert answer == ["m-load-done"]
 
 
-def compile_host(output: Path, *, source: Path | None = None, sanitize: bool = True) -> Path:
-    """The firmware with the posix port and the little network as a host program; with `source`, that file instead."""
+def compile_host(output: Path, *, source: Path | None = None, sanitize: bool = True, staging: bool = True) -> Path:
+    """The firmware with the posix port and the little network as a host program; with `source`, that file instead.
+
+    staging: whether it keeps the input it was sent.
+    """
     firmware = firmware_dir()
     ours = [firmware / "src" / name for name in ("protocol.c", "main.c", "crc32.c")] + [firmware / "ports" / "posix.c"]
     command = [
         str(compiler.host().path),
         *("-std=c11", "-O1", "-Wall", "-Wextra", "-Werror"),
         *(("-fsanitize=address,undefined", "-fno-sanitize-recover=all") if sanitize else ()),
-        *('-DHARNESS_BUILD_ID="0123456789abcdef"', '-DHARNESS_BOARD="posix"'),
+        *('-DHARNESS_BUILD_ID="0123456789abcdef"', '-DHARNESS_BOARD="posix"', f"-DHARNESS_STAGING={int(staging)}"),
         *(f"-I{folder}" for folder in (NETWORK, *(firmware / name for name in ("src", "ports", "nn")))),
         str(NETWORK / "network.c"),
         *map(str, [source, firmware / "src" / "crc32.c"] if source else ours),
