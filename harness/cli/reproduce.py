@@ -21,13 +21,17 @@ def _complete_papers(incomplete: str) -> list[str]:
 
 def command(
     paper: Annotated[
-        str, typer.Argument(help="An arXiv number: 2103.15972 or 2007.01348.", autocompletion=_complete_papers)
+        str,
+        typer.Argument(help="An arXiv number: 2103.15972, 2007.01348 or 2008.05124.", autocompletion=_complete_papers),
     ],
     board: Annotated[
         list[str] | None,
         typer.Option("--board", "-b", help="Board, once for each; if left out, all.", autocompletion=complete_boards),
     ] = None,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Test images for the accuracy.")] = 10_000,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="2008.05124: few networks and episodes, for CI; minutes become seconds.")
+    ] = False,
     results: ResultsOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -44,7 +48,7 @@ def command(
         store.save(result, folder)
 
     # A checkout's own results/ keeps the figures that not every machine can measure.
-    options = Options(tuple(dict.fromkeys(board or ())), samples, (folder, firmware_dir().parent / "results"))
+    options = Options(tuple(dict.fromkeys(board or ())), samples, (folder, firmware_dir().parent / "results"), quick)
     page = reproduce(paper, options, reporter(quiet=quiet or json), save)
     written = page.write(folder / "reproduce")
     if json:

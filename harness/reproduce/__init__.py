@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harness.results.record import Result
 
 # arXiv numbers.
-PAPERS = ("2103.15972", "2007.01348")
+PAPERS = ("2103.15972", "2007.01348", "2008.05124")
 
 
 def reproduce(paper: str, options: Options, reporter: Reporter, save: Callable[[Result], object]) -> Document:
@@ -24,7 +24,8 @@ def reproduce(paper: str, options: Options, reporter: Reporter, save: Callable[[
     """
     if paper not in PAPERS:
         raise unknown_name("paper", paper, PAPERS)
-    from harness.reproduce import deep_compression, efficient_deployment
+    from harness.reproduce import deep_compression, efficient_deployment, mixed_precision
 
-    run = deep_compression.reproduce if paper == deep_compression.PAPER else efficient_deployment.reproduce
-    return run(options, reporter, save)
+    pages = (deep_compression, efficient_deployment, mixed_precision)
+    page = next(page for page in pages if paper == page.PAPER)
+    return page.reproduce(options, reporter, save)

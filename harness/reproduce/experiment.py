@@ -29,12 +29,14 @@ _AS_BUILT = "; the library as the user built it"
 class Options:
     """boards: names; none: the paper's. samples: test images for the accuracy.
 
-    folders: results folders, in which figures from earlier measurements are looked for.
+    folders: results folders, in which figures from earlier measurements are looked for. quick: for CI, as far as a page
+    has less to offer.
     """
 
     boards: tuple[str, ...] = ()
     samples: int = 10_000
     folders: tuple[Path, ...] = ()
+    quick: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.compress import layers
+from harness.compress.deep.qat import integer_input
 from harness.compress.layers import Weighted, planar
 from harness.compress.quantize import Quantizer, quantize
-from harness.data.base import Dataset
+from harness.data.base import Dataset, Images, Labels, Split
 from harness.errors import InputError
 from harness.graph.graph import Graph
 from harness.ops.base import Array, Operator, Requantization
@@ -72,12 +73,9 @@ class Evaluator:
         self._by_width = {bits: quantizer.quantize(self._uniform(bits)) for bits in WIDTHS}
         source = self._by_width[INPUT_BITS].input_tensor
         assert source.scale is not None
-        x = dataset.validation.x[:images]
-        if x.dtype != np.uint8:
-            x = np.clip(np.rint(x / source.scale) + source.zero_point, 0, 255)
-        planar = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2), np.float32)) - source.zero_point
-        self._x = planar.contiguous(memory_format=torch.channels_last)
-        self._y = torch.from_numpy(dataset.validation.y[:images])
+        self._input_scale, self._input_zero_point = source.scale, source.zero_point
+        self._x = self._integers(dataset.validation.x[:images])
+        self._y = dataset.validation.y[:images]
         largest = max(tensor.elements for tensor in graph.tensors.values())
         self._batch = max(1, min(_MOST_IMAGES, _BATCH_BYTES // (4 * largest)))
         layer_of = {layer.name: layer for layer in graph.layers if isinstance(layer, Weighted)}
@@ -113,13 +111,22 @@ class Evaluator:
             logits = self.logits(weights, activations)
             if not bool(logits.isfinite().all()):
                 raise InputError(f"{self.graph.name}: the outputs are not finite under this policy")
-            self._scores[key] = float((logits.argmax(1) == self._y).double().mean())
+            self._scores[key] = _share(logits, self._y)
             self._note(key)
         return self._scores[key]
 
+    def accuracy(self, weights: Widths, activations: Widths, split: Split, images: int) -> float:
+        """The same on the first images of another split: for reports, not for choices."""
+        plan, _ = self._plan(weights, activations)
+        return _share(self._inferred(plan, self._integers(split.x[:images])), split.y[:images])
+
     def float_score(self) -> float:
-        """Top-1 accuracy of the float network on the same images."""
-        return float((self._float_logits(self.images).argmax(1) == self._y).double().mean())
+        """Top-1 accuracy of the float network on the images that policies are scored on."""
+        return _share(self._float_logits(self.images), self._y)
+
+    def float_accuracy(self, split: Split, images: int) -> float:
+        """The same on the first images of another split."""
+        return _share(self._float_inferred(self._integers(split.x[:images])), split.y[:images])
 
     def divergence(self, weights: Widths, activations: Widths, images: int) -> float:
         """Mean Kullback-Leibler divergence in nats from the float network's classes to the policy's, on some images."""
@@ -128,14 +135,13 @@ class Evaluator:
         found = F.log_softmax(self.logits(weights, activations, images), 1)
         return float(F.kl_div(found, expected, reduction="batchmean", log_target=True))
 
-    @torch.no_grad()
     def logits(self, weights: Widths, activations: Widths, images: int | None = None) -> Tensor:
         """The network's outputs (N, classes) under these widths, in real numbers.
 
         They are whole multiples of one scale, as the integers are: with few bits classes often tie; the first wins.
         """
         plan, scale = self._plan(weights, activations)
-        return self._inferred(plan, images) * scale
+        return self._inferred(plan, self._x[:images]) * scale
 
     # ---- the network as a list of operations on integer-valued float32 tensors
 
@@ -167,27 +173,31 @@ class Evaluator:
 
     def _float_logits(self, images: int) -> Tensor:
         if images not in self._float:
-            self._float[images] = self._float_inferred(images)
+            self._float[images] = self._float_inferred(self._x[:images])
         return self._float[images]
 
-    def _float_inferred(self, images: int) -> Tensor:
-        scale = _scale(self._by_width[INPUT_BITS].input_tensor.scale)
+    def _float_inferred(self, x: Tensor) -> Tensor:
         plan = []
         for layer in self.graph.layers:
             weight = bias = None
             if isinstance(layer, Weighted):
                 weight = planar(layer, layer.weight)
-                weight = weight * scale if layer.inputs[0] == self.graph.input else weight
                 bias = torch.from_numpy(np.asarray(layer.bias, np.float32))
             relu = getattr(layer, "relu", False)
             clip = getattr(layer, "clip", None)
             span = (0.0, float("inf") if clip is None else clip) if relu else None
             plan.append(_Operation(layer, weight, bias, (1.0,) * len(layer.inputs), span, rounded=False))
-        with torch.no_grad():
-            return self._inferred(plan, images)
+        return self._inferred(plan, x * self._input_scale)
 
-    def _inferred(self, plan: Sequence[_Operation], images: int | None) -> Tensor:
-        x = self._x[:images]
+    def _integers(self, x: Images) -> Tensor:
+        """Samples (N, H, W, C) as (N, C, H, W) float32 that hold the input's integers less its zero point."""
+        whole = integer_input(self._input_scale, self._input_zero_point, x)
+        planar = torch.from_numpy(np.ascontiguousarray(whole.transpose(0, 3, 1, 2), np.float32))
+        return (planar - self._input_zero_point).contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def _inferred(self, plan: Sequence[_Operation], x: Tensor) -> Tensor:
+        """The plan's outputs (N, classes) for x (N, C, H, W)."""
         results = []
         for start in range(0, len(x), self._batch):
             values = {self.graph.input: x[start : start + self._batch]}
@@ -231,8 +241,6 @@ class _Operation:
 
 def exact_score(graph: Graph, dataset: Dataset, images: int = IMAGES) -> float:
     """Top-1 accuracy of an integer Graph on validation images by its own reference, as a fraction."""
-    from harness.compress.deep.qat import integer_input
-
     tensor = graph.input_tensor
     assert tensor.scale is not None
     x = integer_input(tensor.scale, tensor.zero_point, dataset.validation.x[:images])
@@ -265,6 +273,11 @@ def _read_journal(path: Path) -> dict[tuple[tuple[int, ...], tuple[int, ...]], f
         except (ValueError, TypeError):
             continue
     return scores
+
+
+def _share(logits: Tensor, labels: Labels) -> float:
+    """Of samples whose largest logit is their class's."""
+    return float((logits.argmax(1).numpy() == labels).mean())
 
 
 def _scale(scale: float | None) -> float:

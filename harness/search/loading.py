@@ -24,29 +24,25 @@ class Loaded:
 def load(model: str, *, weights: Path | None, data: Path | None, need_data: bool, reporter: Reporter) -> Loaded:
     """The network that `model` names, as `harness run` finds it.
 
-    need_data: InputError where there are none; otherwise the network is enough. A dataset that only the download or
-    the user could supply is not looked for then.
+    need_data: InputError where there are none, or no weights that learned from them; otherwise the network is enough.
     """
     source = resolve.source(model, weights)
-    known = source.entry is not None and source.entry.dataset is None and data is None
-    if known and need_data:
+    entry = source.entry
+    unknown = entry is not None and (source.weights is None or (entry.dataset is None and data is None))
+    if unknown and need_data:
+        lacks = "weights" if source.weights is None else "data"
         raise InputError(
-            f"{source.name} has no data here: no policy could be scored",
+            f"{source.name} ships without {lacks}: no policy could be scored",
             hint="--method memory-rule needs none; or give your own --weights and --data",
         )
-    if need_data and not source.trained:
-        raise InputError(
-            f"{source.name} ships without weights: policies of an untrained network cannot be told apart",
-            hint=f"harness train {source.name}, then --weights",
-        )
-    dataset = None if known else resolve.dataset(source, data, reporter)
+    dataset = None if unknown else resolve.dataset(source, data, reporter)
+    if entry is not None and dataset is not None and dataset.input_shape != entry.input_shape:
+        raise InputError(f"{source.name} wants images of {entry.input_shape}, but the data has {dataset.input_shape}")
     if dataset is not None:
         shape = dataset.input_shape
     else:
-        assert source.entry is not None
-        shape = source.entry.input_shape
-    if source.entry is not None and shape != source.entry.input_shape:
-        raise InputError(f"{source.name} wants images of {source.entry.input_shape}, but the data has {shape}")
+        assert entry is not None
+        shape = entry.input_shape
     with reporter.stage(f"tracing {source.name}"):
         graph, digest = resolve.float_graph(source, shape)
     if dataset is not None and graph.output.elements < dataset.classes:

@@ -1,0 +1,543 @@
+"""arXiv 2008.05124, Leveraging Automated Mixed-Low-Precision Quantization for tiny edge microcontrollers.
+
+Its policies and memory on the exact architectures; its search, with three others at equal limits, on data that is here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.errors import InputError
+from harness.files import cache_dir
+from harness.models import catalogue
+from harness.progress import Reporter
+from harness.reproduce.document import Claim, Document, Table
+from harness.reproduce.experiment import Options
+from harness.results.record import Result
+from harness.search import loading, memory_rule, methods
+from harness.search.methods import Found
+from harness.search.policy import WIDTHS
+from harness.search.tensors import Limits, table
+
+if TYPE_CHECKING:
+    from harness.data.base import Dataset
+    from harness.search.evaluate import Evaluator
+
+PAPER = "2008.05124"
+
+# Figures of the abstract, on ImageNet.
+PUBLISHED_TOP1 = 68.4
+PUBLISHED_GAIN = 4.0
+
+# The limits of the paper's second experiment, and of its first, of weights alone.
+FLASH, RAM = 2_048_000, 512_000
+WEIGHTS_ONLY_FLASH = 2 * 2**20
+WEIGHTS_ONLY = ("mobilenet-v1-1.0-224", "mobilenet-v2-1.0-224", "mnasnet-b1-1.0-224")
+
+# The policies that a rerun of the code of arXiv 1905.13082 finds there: weights, and activations up to where all have 8
+# bits, from the first layer's output on.
+GOLDEN = {
+    "mobilenet-v1-0.5-224": ("8" * 28, "884"),
+    "mobilenet-v1-0.75-192": ("8" * 26 + "44", "884"),
+    "mobilenet-v1-0.75-224": ("8" * 26 + "44", "844884"),
+    "mobilenet-v1-1.0-192": ("8888888888888848484848884822", "844884"),
+    "mobilenet-v1-1.0-224": ("8888888888888848484848884822", "442844488"),
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One network that is searched. episodes: of rl, and of random; limits: such that 8 bits do not fit."""
+
+    network: str
+    limits: Limits
+    episodes: int
+
+
+EXPERIMENTS = (
+    Experiment("lenet5", Limits(18_500, 1_500), 600),
+    Experiment("resnet8", Limits(34_000, 27_000), 600),
+    Experiment("mobilenet-v1-0.25-32", Limits(130_000, 4_600), 300),
+)
+SEEDS = (0, 1, 2)
+
+# What `--quick` leaves: enough to see that everything works.
+QUICK = (Experiment("lenet5", Limits(18_500, 1_500), 24),)
+QUICK_NETWORKS = ("mobilenet-v1-0.5-224", "mobilenet-v1-1.0-224")
+QUICK_IMAGES = 500
+
+# Shares of the 8-bit weights at which memory-rule and ilp are drawn as curves.
+_SHARES = (0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.75, 0.9, 1.0)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the rule makes of one network under (FLASH, RAM), or of its weights alone.
+
+    wide_*: bytes with 8 bits everywhere. widths: the policy as digits. golden: whether it is the published one, None
+    where none is.
+    """
+
+    network: str
+    wide_weights: int
+    wide_flash: int
+    wide_ram: int
+    flash: int
+    ram: int
+    weights: str
+    activations: str
+    mean_bits: float
+    golden: bool | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One search. Accuracies are fractions: validation of the exact integers, test by the fast evaluation."""
+
+    network: str
+    method: str
+    seed: int | None
+    flash: int
+    ram: int
+    weights: str
+    activations: str
+    validation: float
+    test: float
+    evaluations: int
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Searched:
+    """All searches of one network. curves: by method, (flash bytes, validation accuracy) by the fast evaluation."""
+
+    experiment: Experiment
+    dataset: str
+    weights_sha256: str
+    float_validation: float
+    float_test: float
+    images: int
+    test_images: int
+    rows: tuple[Row, ...]
+    curves: Mapping[str, tuple[tuple[int, float], ...]]
+
+
+def reproduce(options: Options, reporter: Reporter, save: Callable[[Result], object]) -> Document:
+    """Finds policies, searches, and describes both. Nothing is built or run on a board, so `save` gets no record."""
+    names = QUICK_NETWORKS if options.quick else _mobilenets()
+    limited = [_memory(name, Limits(FLASH, RAM), reporter) for name in names]
+    weights_only = [
+        _memory(name, Limits(WEIGHTS_ONLY_FLASH), reporter)
+        for name in (QUICK_NETWORKS[-1:] if options.quick else WEIGHTS_ONLY)
+    ]
+    searched, left_out = [], []
+    for experiment in QUICK if options.quick else EXPERIMENTS:
+        if catalogue.entry(experiment.network).weights is None:
+            left_out.append(f"{experiment.network}, which ships without weights")
+            continue
+        try:
+            searched.append(_searched(experiment, options, reporter))
+        except InputError as error:
+            left_out.append(f"{experiment.network} ({error.message})")
+    return describe(limited, weights_only, searched, left_out, quick=options.quick)
+
+
+def _mobilenets() -> list[str]:
+    """MobileNetV1 at every width and resolution of the catalogue that is for ImageNet."""
+    found = [name for name in catalogue.names() if name.startswith("mobilenet-v1-")]
+    return [name for name in found if catalogue.entry(name).classes == 1000]
+
+
+def _memory(name: str, limits: Limits, reporter: Reporter) -> Memory:
+    loaded = loading.load(name, weights=None, data=None, need_data=False, reporter=reporter)
+    tensors = table(loaded.graph)
+    weights, activations = tensors.uniform(WIDTHS[-1])
+    policy = memory_rule.find(tensors, limits, weights_only=limits.ram is None)
+    assert policy.bytes is not None and policy.peak_ram is not None
+    found = Memory(
+        network=name,
+        wide_weights=tensors.weight_bytes(weights),
+        wide_flash=tensors.flash(weights),
+        wide_ram=tensors.ram(activations),
+        flash=policy.bytes,
+        ram=policy.peak_ram,
+        weights=_digits(policy.weights.values()),
+        activations=_digits(policy.activations.values()),
+        mean_bits=tensors.mean_bits(limits.flash or 0),
+        golden=None,
+    )
+    if limits.ram is not None and name in GOLDEN:
+        expected_weights, expected = GOLDEN[name]
+        same = (found.weights, found.activations) == (expected_weights, expected.ljust(len(found.activations), "8"))
+        found = dataclasses.replace(found, golden=same)
+    reporter.say(f"{name}: {found.flash:,} B, {found.ram:,} B of activations")
+    return found
+
+
+def _digits(widths: Iterable[int]) -> str:
+    return "".join(str(bits) for bits in widths)
+
+
+# ---- the searches
+
+
+def _searched(experiment: Experiment, options: Options, reporter: Reporter) -> Searched:
+    from harness.search.evaluate import IMAGES, Evaluator
+
+    loaded = loading.load(experiment.network, weights=None, data=None, need_data=True, reporter=reporter)
+    assert loaded.dataset is not None
+    images = QUICK_IMAGES if options.quick else IMAGES
+    with reporter.stage(f"quantising {experiment.network}"):
+        evaluator = Evaluator(loaded.graph, loaded.dataset, images=images, cache_dir=cache_dir())
+    rows = []
+    for method in methods.METHODS:
+        seeds = (None,) if method in ("memory-rule", "ilp") else SEEDS[:1] if options.quick else SEEDS
+        for seed in seeds:
+            found = methods.search(
+                loaded.graph,
+                loaded.dataset,
+                experiment.limits,
+                method,
+                episodes=experiment.episodes,
+                seed=seed or 0,
+                images=images,
+                cache_dir=cache_dir(),
+                reporter=reporter,
+                evaluator=evaluator,
+            )
+            row = _row(experiment, found, seed, evaluator, loaded.dataset, options.samples)
+            rows.append(row)
+            reporter.say(
+                f"{experiment.network}, {method}{'' if seed is None else f', seed {seed}'}: {row.flash:,} B, "
+                f"validation {row.validation:.2%}, test {row.test:.2%}, {row.seconds:.0f} s"
+            )
+    test = loaded.dataset.test
+    return Searched(
+        experiment=experiment,
+        dataset=loaded.dataset.name,
+        weights_sha256=loaded.weights_sha256,
+        float_validation=evaluator.float_score(),
+        float_test=evaluator.float_accuracy(test, options.samples),
+        images=evaluator.images,
+        test_images=min(options.samples, len(test)),
+        rows=tuple(rows),
+        curves=_curves(experiment, evaluator, reporter),
+    )
+
+
+def _row(
+    experiment: Experiment, found: Found, seed: int | None, evaluator: Evaluator, dataset: Dataset, samples: int
+) -> Row:
+    policy = found.policy
+    assert policy.bytes is not None and policy.peak_ram is not None and policy.score is not None
+    return Row(
+        network=experiment.network,
+        method=policy.method or "",
+        seed=seed,
+        flash=policy.bytes,
+        ram=policy.peak_ram,
+        weights=_digits(policy.weights.values()),
+        activations=_digits(policy.activations.values()),
+        validation=policy.score,
+        test=evaluator.accuracy(policy.weights, policy.activations, dataset.test, samples),
+        evaluations=found.evaluations,
+        images=found.images,
+        seconds=found.seconds,
+    )
+
+
+def _curves(
+    experiment: Experiment, evaluator: Evaluator, reporter: Reporter
+) -> dict[str, tuple[tuple[int, float], ...]]:
+    """Validation accuracy of the rule's and the integer program's first policy at several limits of flash."""
+    from harness.search import ilp
+    from harness.search.projection import Projection
+
+    tensors = evaluator.table
+    whole = tensors.weight_bytes(tensors.uniform(WIDTHS[-1])[0])
+    points: dict[str, list[tuple[int, float]]] = {"memory-rule": [], "ilp": []}
+    with reporter.stage(f"curves of {experiment.network}") as advance:
+        sensitivities = ilp.measure(evaluator)
+        for number, share in enumerate(_SHARES):
+            limits = Limits(tensors.parameter_bytes + round(share * whole), experiment.limits.ram)
+            ruled = memory_rule.find(tensors, limits)
+            first = ilp.solve(sensitivities, Projection(tensors, limits), count=1)[0]
+            for name, widths in (("memory-rule", (ruled.weights, ruled.activations)), ("ilp", first)):
+                points[name].append((tensors.flash(widths[0]), evaluator.score(*widths)))
+            advance((number + 1) / len(_SHARES))
+    return {name: tuple(found) for name, found in points.items()}
+
+
+# ---- the page
+
+
+def mean(rows: Sequence[Row], method: str, field: str) -> float:
+    """A figure's mean over the seeds of one method, as a fraction."""
+    return statistics.fmean(getattr(row, field) for row in rows if row.method == method)
+
+
+def describe(
+    limited: Sequence[Memory],
+    weights_only: Sequence[Memory],
+    searched: Sequence[Searched],
+    left_out: Sequence[str],
+    *,
+    quick: bool = False,
+) -> Document:
+    """The page of a run."""
+    from harness.reproduce import accuracy_plot
+
+    files: dict[str, bytes] = {}
+    plots = []
+    for one in searched:
+        name = f"{PAPER}-{one.experiment.network}"
+        files |= {f"{name}.{suffix}": content for suffix, content in accuracy_plot.draw(one).items()}
+        plots.append(
+            (f"{name}.png", f"Validation accuracy against bytes of weights, {one.experiment.network} on {one.dataset}")
+        )
+    notes = [
+        "Bytes are packed weights plus 9 bytes for each output channel (multiplier 32 bit, shift 8, bias 32), and the "
+        "largest sum of a layer's input, output and live skip tensors. kB is 1,000 bytes.",
+        "Validation accuracy is of the exact integers, on the images that rl, random and the best three of ilp were "
+        "chosen on; test accuracy is of images that no choice saw, by the searches' own float32 evaluation.",
+        "rl's first episode asks for the memory-driven rule's policy; its evaluations and all others count, repeated "
+        "policies included. Images are what was inferred in all, for sensitivities as well.",
+        "All accuracies are after post-training quantisation, without any training. HAQ trains one epoch per episode.",
+        *(f"Left out: {reason}." for reason in left_out),
+    ]
+    if any(one.dataset == "cifar10-jpeg" for one in searched):
+        notes.append(
+            "cifar10-jpeg holds CIFAR-10's images after lossy compression: no accuracy on it is a CIFAR-10 accuracy."
+        )
+    if quick:
+        notes.append("Made with --quick: few networks, episodes and images. Its accuracies mean little.")
+    tables = [_memory_table(limited), _weights_table(weights_only)]
+    for one in searched:
+        tables += [_search_table(one), _mean_table(one)]
+    tables.append(_not_reproduced())
+    return Document(
+        paper=PAPER,
+        title="arXiv 2008.05124: Leveraging Automated Mixed-Low-Precision Quantization for tiny edge microcontrollers",
+        introduction=(
+            f"Policies of 2, 4 or 8 bits per tensor. Made by `harness reproduce {PAPER}{' --quick' if quick else ''}`: "
+            "the memory-driven rule (arXiv 1905.13082) on the exact architectures, and four searches at equal limits "
+            "on networks whose data is here."
+        ),
+        claims=tuple(_claims(limited, weights_only, searched)),
+        tables=tuple(tables),
+        notes=tuple(notes),
+        plots=tuple(plots),
+        files=files,
+        data={
+            "paper": PAPER,
+            "quick": quick,
+            "published": {"top1": PUBLISHED_TOP1, "gain": PUBLISHED_GAIN, "source": "abstract"},
+            "limited": [dataclasses.asdict(entry) for entry in limited],
+            "weights_only": [dataclasses.asdict(entry) for entry in weights_only],
+            "searched": [dataclasses.asdict(entry) for entry in searched],
+        },
+    )
+
+
+def _claims(limited: Sequence[Memory], weights_only: Sequence[Memory], searched: Sequence[Searched]) -> list[Claim]:
+    golden = [entry for entry in limited if entry.golden is not None]
+    same = sum(bool(entry.golden) for entry in golden)
+    claims = [
+        Claim(
+            "policies of the memory-driven rule",
+            f"{len(golden)} policies (published code of arXiv 1905.13082, run again)",
+            f"{same} of {len(golden)} the same, tensor by tensor",
+            f"MobileNetV1 under {FLASH:,} B of flash and {RAM:,} B of RAM",
+            "Reproduced: the architectures are exact and the rule looks at nothing but bytes.",
+        ),
+        Claim(
+            "weights alone under 2 MiB",
+            "as accurate as non-uniform quantisation (published, abstract)",
+            ", ".join(f"{entry.network}: {entry.flash:,} B" for entry in weights_only),
+            ", ".join(f"{entry.mean_bits:.2f} bits per weight" for entry in weights_only)
+            + " on the average may be had",
+            "The footprint is reproduced; the accuracy is ImageNet's, which is not here.",
+        ),
+        Claim(
+            "best MobileNetV1 under 2 MB and 512 kB",
+            f"{PUBLISHED_TOP1} % top-1, {PUBLISHED_GAIN:g} % over 8-bit networks that fit (published, abstract)",
+            "not reproduced",
+            "ImageNet top-1",
+            "Neither ImageNet nor weights trained on it are here; nothing is claimed.",
+        ),
+    ]
+    for one in searched:
+        rows, network = one.rows, one.experiment.network
+        rl, ruled = mean(rows, "rl", "validation"), mean(rows, "memory-rule", "validation")
+        drawn, solved = mean(rows, "random", "validation"), mean(rows, "ilp", "validation")
+        share = mean(rows, "ilp", "images") / mean(rows, "rl", "images")
+        claims.append(
+            Claim(
+                f"the search, {network}",
+                "policies found by reinforcement learning, on ImageNet (published, no figure for this network)",
+                f"rl {rl:.2%}, random {drawn:.2%}, memory-rule {ruled:.2%}, ilp {solved:.2%} with {share:.2%} of rl's "
+                "images",
+                f"{one.dataset}, {one.images:,} validation images, mean of {_seeds(rows)} seeds, "
+                f"{one.experiment.limits.flash:,} B of flash and {one.experiment.limits.ram:,} B of RAM, "
+                f"{one.experiment.episodes} episodes",
+                "Re-implemented on different data, without training; the float network has "
+                f"{one.float_validation:.2%}.",
+            )
+        )
+    return claims
+
+
+def _seeds(rows: Sequence[Row]) -> int:
+    return sum(row.method == "rl" for row in rows)
+
+
+def _memory_table(entries: Sequence[Memory]) -> Table:
+    return Table(
+        f"(a) The memory-driven rule under {FLASH:,} B of flash and {RAM:,} B of RAM",
+        (
+            "network",
+            "8-bit flash",
+            "8-bit peak RAM",
+            "flash",
+            "of the limit",
+            "RAM",
+            "weights",
+            "activations",
+            "golden",
+        ),
+        tuple(
+            (
+                entry.network,
+                f"{entry.wide_flash:,}",
+                f"{entry.wide_ram:,}",
+                f"{entry.flash:,}",
+                f"{entry.flash / FLASH:.1%}",
+                f"{entry.ram:,}",
+                _shortened(entry.weights),
+                _shortened(entry.activations),
+                {None: "-", True: "the same", False: "differs"}[entry.golden],
+            )
+            for entry in entries
+        ),
+        frozenset(range(1, 6)),
+    )
+
+
+def _shortened(widths: str) -> str:
+    """844888888 as 844 then 8."""
+    head = widths.rstrip("8")
+    if not head:
+        return "all 8"
+    return f"{head} then 8" if len(head) < len(widths) else head
+
+
+def _weights_table(entries: Sequence[Memory]) -> Table:
+    return Table(
+        f"(a) Weights alone under 2 MiB ({WEIGHTS_ONLY_FLASH:,} B), activations at 8 bits",
+        ("network", "8-bit weights", "mean bits at 2 MiB", "flash of the rule's policy", "of the limit", "peak RAM"),
+        tuple(
+            (
+                entry.network,
+                f"{entry.wide_weights:,}",
+                f"{entry.mean_bits:.2f}",
+                f"{entry.flash:,}",
+                f"{entry.flash / WEIGHTS_ONLY_FLASH:.1%}",
+                f"{entry.ram:,}",
+            )
+            for entry in entries
+        ),
+        frozenset(range(1, 6)),
+    )
+
+
+def _search_table(one: Searched) -> Table:
+    limits = one.experiment.limits
+    assert limits.flash is not None
+    rows: list[tuple[str, ...]] = [
+        ("float", "-", "-", "-", "-", "-", f"{one.float_validation:.2%}", f"{one.float_test:.2%}", "-", "-", "-")
+    ]
+    for row in one.rows:
+        rows.append(
+            (
+                row.method,
+                "-" if row.seed is None else str(row.seed),
+                f"{row.flash:,}",
+                f"{row.flash / limits.flash:.1%}",
+                row.weights,
+                row.activations,
+                f"{row.validation:.2%}",
+                f"{row.test:.2%}",
+                f"{row.evaluations:,}",
+                f"{row.images:,}",
+                f"{row.seconds:,.0f}",
+            )
+        )
+    return Table(
+        f"(b) {one.experiment.network} on {one.dataset}: {limits.flash:,} B of flash, {limits.ram:,} B of RAM",
+        (
+            "method",
+            "seed",
+            "flash",
+            "of the limit",
+            "weights",
+            "activations",
+            "validation",
+            "test",
+            "evaluations",
+            "images",
+            "seconds",
+        ),
+        tuple(rows),
+        frozenset({2, 3, 6, 7, 8, 9, 10}),
+    )
+
+
+def _mean_table(one: Searched) -> Table:
+    reference = {field: mean(one.rows, "rl", field) for field in ("validation", "test", "images")}
+    rows = []
+    for method in methods.METHODS:
+        validation, test, images = (mean(one.rows, method, field) for field in ("validation", "test", "images"))
+        rows.append(
+            (
+                method,
+                f"{validation:.2%}",
+                f"{100 * (validation - reference['validation']):+.2f}",
+                f"{test:.2%}",
+                f"{100 * (test - reference['test']):+.2f}",
+                f"{images / reference['images']:.2%}",
+            )
+        )
+    return Table(
+        f"(b) {one.experiment.network}: means over the seeds, and percentage points against rl",
+        ("method", "validation", "against rl", f"test ({one.test_images:,} images)", "against rl", "of rl's images"),
+        tuple(rows),
+        frozenset(range(1, 6)),
+    )
+
+
+def _not_reproduced() -> Table:
+    return Table(
+        "(c) What is not reproduced, and why",
+        ("what", "why"),
+        (
+            ("ImageNet top-1 of any policy", "neither the images nor trained weights can be had where this runs"),
+            (
+                "the rl policies of the paper",
+                "they are not in the abstract, and the reward is an accuracy on ImageNet",
+            ),
+            (
+                "training within the search",
+                "HAQ trains an epoch per episode; here policies are scored after post-training quantisation, which is "
+                "hundreds of times less work, and the chosen one can be fine-tuned",
+            ),
+            (
+                "non-uniform quantisation, the first experiment's rival",
+                "its codebooks need a table look-up for every weight; no kernel here has one",
+            ),
+        ),
+    )
