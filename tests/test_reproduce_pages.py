@@ -17,7 +17,15 @@ from harness.codegen.baselines import cmsis_nn
 from harness.errors import InputError
 from harness.models import resolve
 from harness.progress import Silent
-from harness.reproduce import deep_compression, document, efficient_deployment, experiment, measured, plot
+from harness.reproduce import (
+    deep_compression,
+    document,
+    efficient_deployment,
+    experiment,
+    measured,
+    mixed_precision,
+    plot,
+)
 from harness.reproduce.experiment import Accuracy, Case, Figures, Options
 from harness.reproduce.measured import Kept
 
@@ -214,7 +222,7 @@ def test_the_users_library_is_known_by_its_bytes(tmp_path: Path, monkeypatch: py
 
 
 def test_papers_are_the_modules() -> None:
-    assert reproduce.PAPERS == (deep_compression.PAPER, efficient_deployment.PAPER)
+    assert reproduce.PAPERS == (deep_compression.PAPER, efficient_deployment.PAPER, mixed_precision.PAPER)
 
 
 def test_unknown_names_are_refused_before_anything_runs(tmp_path: Path) -> None:

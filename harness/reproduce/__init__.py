@@ -26,6 +26,9 @@ def reproduce(paper: str, options: Options, reporter: Reporter, save: Callable[[
         raise unknown_name("paper", paper, PAPERS)
     from harness.reproduce import deep_compression, efficient_deployment, mixed_precision
 
-    pages = (deep_compression, efficient_deployment, mixed_precision)
-    page = next(page for page in pages if paper == page.PAPER)
-    return page.reproduce(options, reporter, save)
+    pages = {
+        deep_compression.PAPER: deep_compression.reproduce,
+        efficient_deployment.PAPER: efficient_deployment.reproduce,
+        mixed_precision.PAPER: mixed_precision.reproduce,
+    }
+    return pages[paper](options, reporter, save)

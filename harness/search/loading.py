@@ -28,9 +28,9 @@ def load(model: str, *, weights: Path | None, data: Path | None, need_data: bool
     """
     source = resolve.source(model, weights)
     entry = source.entry
-    unknown = entry is not None and (source.weights is None or (entry.dataset is None and data is None))
+    unknown = entry is not None and (not source.trained or (entry.dataset is None and data is None))
     if unknown and need_data:
-        lacks = "weights" if source.weights is None else "data"
+        lacks = "data" if source.trained else "weights"
         raise InputError(
             f"{source.name} ships without {lacks}: no policy could be scored",
             hint="--method memory-rule needs none; or give your own --weights and --data",
