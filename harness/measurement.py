@@ -29,6 +29,8 @@ BOOT_SECONDS = 5.0
 INFERENCE_SECONDS = 60.0
 # ... and a second more for each so many multiply-accumulates: emulators that model cycles are slow.
 SLOWEST_MACS = 1_000_000
+# Where the firmware is when nothing arrives.
+_WAITS_IN = "port_read+"
 
 # Above this share of instructions without a cost, modelled cycles come with a warning.
 UNCOSTED_SHARE = 0.005
@@ -270,4 +272,9 @@ def _explaining(session: BoardSession, firmware: Firmware) -> Iterator[None]:
             report = session.fault_report(firmware.elf)
         except HarnessError:
             raise error from None
+        if report.kind == "hang" and (report.function or "").startswith(_WAITS_IN):
+            raise DeviceError(
+                f"{error.message}; the firmware runs and waits for commands",
+                hint=f"is this its serial port, and is the line whole? registers: {report.registers}",
+            ) from error
         raise DeviceError(f"{error.message}; {report.text}", hint=f"registers: {report.registers}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import time
@@ -18,18 +19,17 @@ from harness import boards, measurement
 from harness.emulators import renode
 from harness.engines import Choice
 from harness.errors import BuildError, DeviceError
+from harness.link import serial_port
+from harness.link.serial_port import SerialPort
 from harness.progress import Silent
 from harness.toolchain.platformio import Firmware, build
 
 # Renode itself where it is installed, else the stand-in of fake_renode.py.
 ENGINES = {
     "nucleo-f746": Choice("simulator", "test"),
-    "mps2-an386": Choice("qemu", "test"),
     "mps2-an500": Choice("qemu", "test"),
     "nucleo-f746 renode": Choice("renode", "test"),
 }
-# One of each engine, for what does not depend on the core.
-ONE_OF_EACH = ("nucleo-f746", "mps2-an500", "nucleo-f746 renode")
 
 # Where the faults are put: the first line of network_infer's loop over the outputs.
 PLACE = "        int32_t sum = fc_bias[o];\n"
@@ -204,6 +204,107 @@ def test_another_image_than_the_programmed_one_is_refused(board: str) -> None:
     other = Firmware(**{**vars(firmware), "build_id": "0123456789abcdef"})
     with pytest.raises(DeviceError, match="was programmed"):
         measure(board, other)
+
+
+# ---- a bad serial line
+
+
+class BadLine:
+    """A serial port between the client and the board that spoils what goes through.
+
+    spoil: gets the direction (">" to the board, "<" from it), how many bytes went that way before, and the next bytes;
+    returns what arrives instead.
+    """
+
+    def __init__(self, port: SerialPort, spoil: Callable[[str, int, bytes], bytes]) -> None:
+        self._port, self._spoil = port, spoil
+        self._seen = {">": 0, "<": 0}
+
+    def __enter__(self) -> BadLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._port.close()
+
+    def read(self, timeout: float) -> bytes:
+        return self._through("<", self._port.read(timeout))
+
+    def write(self, data: bytes) -> None:
+        self._port.write(self._through(">", data))
+
+    def _through(self, direction: str, data: bytes) -> bytes:
+        before = self._seen[direction]
+        self._seen[direction] += len(data)
+        return self._spoil(direction, before, data)
+
+
+@pytest.fixture
+def bad_line(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str, int, bytes], bytes]], None]:
+    monkeypatch.setattr(measurement, "INFERENCE_SECONDS", 1.0)
+    monkeypatch.setattr(measurement, "BOOT_SECONDS", 1.0)
+
+    def install(spoil: Callable[[str, int, bytes], bytes]) -> None:
+        real = serial_port.open_port
+        monkeypatch.setattr(serial_port, "open_port", lambda url, **options: BadLine(real(url, **options), spoil))
+
+    return install
+
+
+def once(direction: str, at: int, replacement: Callable[[bytes], bytes]) -> Callable[[str, int, bytes], bytes]:
+    """Spoils the one byte that is number `at` of its direction."""
+
+    def spoil(way: str, before: int, data: bytes) -> bytes:
+        index = at - before
+        if way != direction or not 0 <= index < len(data):
+            return data
+        return data[:index] + replacement(data[index : index + 1]) + data[index + 1 :]
+
+    return spoil
+
+
+def test_a_board_that_says_nothing(board: str, bad_line: Callable[..., None]) -> None:
+    bad_line(lambda direction, _before, data: data if direction == ">" else b"")
+    with pytest.raises(DeviceError) as caught:
+        measure(board, image(board))
+    assert caught.value.exit_code == 3
+    assert (
+        "does not answer on the serial line within 1 s; the firmware runs and waits for commands"
+        in caught.value.message
+    )
+    assert "pc=0x" in (caught.value.hint or "")
+
+
+def test_garbage_on_the_line(board: str, bad_line: Callable[..., None]) -> None:
+    noise = random.Random(1)
+    bad_line(lambda direction, _before, data: data if direction == ">" else noise.randbytes(len(data)))
+    with pytest.raises(DeviceError) as caught:
+        measure(board, image(board))
+    assert caught.value.exit_code == 3
+    assert "it sent" in caught.value.message
+
+
+LOST_AND_DOUBLED: dict[str, Callable[[bytes], bytes]] = {
+    "lost": lambda byte: b"",
+    "doubled": lambda byte: byte * 2,
+    "changed": lambda byte: bytes([byte[0] ^ 1]),
+}
+
+
+@pytest.mark.parametrize("damage", LOST_AND_DOUBLED)
+@pytest.mark.parametrize(("direction", "at"), [(">", 30), (">", 75), ("<", 5), ("<", 110)])
+def test_a_damaged_byte_never_becomes_a_figure(
+    bad_line: Callable[..., None], direction: str, at: int, damage: str
+) -> None:
+    """Either all is repeated until it is right, or there is an error: nothing wrong is returned."""
+    firmware = image("nucleo-f746")
+    bad_line(once(direction, at, LOST_AND_DOUBLED[damage]))
+    try:
+        measured = measure("nucleo-f746", firmware)
+    except DeviceError as error:
+        assert error.exit_code == 3
+    else:
+        assert is_right(measured)
+        assert measured.stack_used < 1024
 
 
 def test_an_image_that_does_not_fit_says_by_how_much() -> None:

@@ -225,7 +225,7 @@ class BoardClient:
             if time.monotonic() >= deadline:
                 said = f"; it sent {shown(heard)}" if heard else ""
                 raise SilentBoardError(
-                    f"the board does not answer on the serial line within {timeout:g} s{said}",
+                    f"the board does not answer on the serial line within {timeout:.3g} s{said}",
                     hint="is the firmware running, and is this its serial port?",
                 )
             if time.monotonic() >= next_knock:
