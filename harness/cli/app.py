@@ -10,6 +10,7 @@ import harness
 from harness.cli import (
     boards,
     cache,
+    calibrate,
     compare,
     compress,
     doctor,
@@ -45,6 +46,7 @@ for name, command in (
     ("compress", compress.command),
     ("search", search.command),
     ("profile", profile.command),
+    ("calibrate", calibrate.command),
     ("reproduce", reproduce.command),
     ("regress", regress.command),
     ("show", show.command),

@@ -31,7 +31,7 @@ CORTEX_M3 = CoreTable(
         Parameter("taken_branch", 2, 1, 3, "P of table 18-1: cycles that refill the pipeline after a taken branch"),
         Parameter("divide", 7, 2, 12, "an average quotient's length: SDIV and UDIV end early"),
         Parameter("address_stall", 0, 0, 1, "see Cortex-M4"),
-        Parameter("wide_fetch", 0, 0, 4, "see Cortex-M4"),
+        Parameter("wide_fetch", 0, 0, 4, "see Cortex-M4", fitted=False),
         *MEMORY_PARAMETERS,
     ),
     pipeline=ScalarPipeline(

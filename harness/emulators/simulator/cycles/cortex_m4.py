@@ -41,7 +41,7 @@ CORTEX_M4 = CoreTable(
         Parameter("address_stall", 0, 0, 1, "an ALU result that the next instruction uses as an address misses the "
                   "address adder's stage"),
         Parameter("wide_fetch", 0, 0, 4, "how many 32-bit instructions at odd halfwords drain the prefetch unit, which "
-                  "reads aligned words; 0: never"),
+                  "reads aligned words; 0: never", fitted=False),
         *MEMORY_PARAMETERS,
     ),
     pipeline=ScalarPipeline(ROWS, pipelined=frozenset({Kind.LOAD, Kind.FLOAT_LOAD}), folds_it=True),

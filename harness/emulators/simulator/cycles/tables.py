@@ -28,7 +28,8 @@ class Row:
 class Parameter:
     """A number that the manuals leave open, fitted to measured silicon. reason: what it is physically.
 
-    low, high: what is physically possible. default: for a core without measurements, from its manual.
+    low, high: what is physically possible. fitted: whether calibration may move it; cycles are not linear in the
+    others. default: for a core without measurements, from its manual.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Parameter:
     low: float
     high: float
     reason: str
+    fitted: bool = True
 
 
 # A parameter set by name.
