@@ -28,6 +28,7 @@ from harness.graph import graph as graph_file
 from harness.graph.graph import Graph
 from harness.measurement import Measured, measure
 from harness.models import resolve
+from harness.models.catalogue import Recipe
 from harness.ops.base import Array
 from harness.progress import Reporter, Silent
 from harness.results import record
@@ -60,7 +61,7 @@ class RunSpec:
     """What to run. samples: test images sent to the board; repeat: timed inferences; seed: which test images.
 
     accuracy_budget, sparsity, prefer, forms: of variant deep, see Compression; forms: "layer=form", against `prefer`.
-    policy: of variant mixed, the file that says how many bits each tensor has.
+    policy: of variant mixed, the file that says how many bits each tensor has. finetune: epochs of training under it.
     optimize: -O0 to -O3, -Os or -Ofast instead of the level that the kernels were measured with; -f flags may follow.
     clock_hz, cycle_parameters: of the simulator's cycle model: another core clock than the manifest's, and a file of
     `harness calibrate` instead of the shipped parameters.
@@ -81,6 +82,7 @@ class RunSpec:
     prefer: str = "balanced"
     forms: tuple[str, ...] = ()
     policy: Path | None = None
+    finetune: int = 0
     weights: Path | None = None
     data: Path | None = None
     probe: str | None = None
@@ -93,7 +95,9 @@ class RunSpec:
     def compression(self) -> Compression:
         """How the network becomes small. InputError for a policy that cannot be read."""
         policy = None if self.policy is None else policies.read(self.policy)
-        return Compression(self.variant, self.accuracy_budget, self.sparsity, self.prefer, self.seed, policy)
+        return Compression(
+            self.variant, self.accuracy_budget, self.sparsity, self.prefer, self.seed, policy, self.finetune
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,10 +134,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Compression:
-    """How a network becomes small. All but the variant and the policy is for `deep`.
+    """How a network becomes small. All but the variant, the policy and its fine-tuning is for `deep`.
 
     accuracy_budget: percentage points that may be lost on validation data. sparsity: prunes this share of every layer
-    instead of searching. prefer: size, speed or balanced. seed: of the search. policy: for `mixed`, and needed there.
+    instead of searching. prefer: size, speed or balanced. seed: of the search, or of the fine-tuning. policy: for
+    `mixed`, and needed there. finetune: epochs of training under the policy; 0 leaves it at post-training quantisation.
     """
 
     variant: str = "int8"
@@ -142,6 +147,7 @@ class Compression:
     prefer: str = "balanced"
     seed: int = 0
     policy: Policy | None = None
+    finetune: int = 0
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -152,6 +158,8 @@ class Compression:
             )
         if self.variant != "mixed" and self.policy is not None:
             raise InputError(f"variant {self.variant} takes no policy", hint="add --variant mixed")
+        if self.finetune < 0 or (self.finetune and self.variant != "mixed"):
+            raise InputError(f"variant {self.variant} cannot be fine-tuned for {self.finetune} epochs")
         if self.prefer not in PREFERENCES:
             raise unknown_name("preference", self.prefer, PREFERENCES)
 
@@ -180,7 +188,7 @@ def prepare(
     reporter = reporter or Silent()
     source = resolve.source(model, weights)
     if not source.trained:
-        if compression.variant in ("deep", "paper-a"):
+        if compression.variant in ("deep", "paper-a") or compression.finetune:
             raise _untrained(source.name)
         reporter.say(f"note: {source.name} ships without weights: they are random, and no accuracy is reported")
     dataset = resolve.dataset(source, data, reporter)
@@ -200,7 +208,8 @@ def prepare(
     if compression.as_shipped and not (own_data or afresh):
         graph = artefact(source, compression.variant, weights_sha256)
     if graph is None:
-        graph = _compressed(float_graph, dataset, compression, reporter)
+        recipe = None if source.entry is None else source.entry.recipe
+        graph = _compressed(float_graph, dataset, compression, recipe, reporter)
     return Prepared(graph, float_graph, dataset, weights_sha256, source.trained)
 
 
@@ -211,7 +220,9 @@ def _untrained(model: str) -> InputError:
     )
 
 
-def _compressed(float_graph: Graph, dataset: Dataset, compression: Compression, reporter: Reporter) -> Graph:
+def _compressed(
+    float_graph: Graph, dataset: Dataset, compression: Compression, recipe: Recipe | None, reporter: Reporter
+) -> Graph:
     if compression.variant == "fp32":
         return float_graph
     if compression.variant == "paper-a":
@@ -220,6 +231,8 @@ def _compressed(float_graph: Graph, dataset: Dataset, compression: Compression, 
         return paper_a.compress(float_graph, dataset, reporter=reporter).graph
     if compression.variant == "deep":
         return _searched(float_graph, dataset, compression, reporter)
+    if compression.finetune:
+        return _finetuned(float_graph, dataset, compression, recipe, reporter)
     from harness.compress.quantize import quantize
 
     with reporter.stage(f"quantising {float_graph.name}") as advance:
@@ -234,6 +247,37 @@ def _compressed(float_graph: Graph, dataset: Dataset, compression: Compression, 
             policy=compression.policy,
             progress=advance,
         )
+
+
+def _finetuned(
+    float_graph: Graph, dataset: Dataset, compression: Compression, recipe: Recipe | None, reporter: Reporter
+) -> Graph:
+    from harness.compress.finetune import finetune
+
+    assert compression.policy is not None
+    reporter.say(
+        f"fine-tuning {float_graph.name} for {compression.finetune} epochs on {dataset.name}; minutes, and an "
+        "interrupted training goes on where it stopped"
+    )
+    with reporter.stage(f"fine-tuning {float_graph.name}") as advance:
+        result = finetune(
+            float_graph,
+            dataset,
+            compression.policy,
+            epochs=compression.finetune,
+            seed=compression.seed,
+            recipe=recipe,
+            cache_dir=cache_dir(),
+            progress=advance,
+        )
+    for note in result.notes:
+        reporter.say(f"note: {note}")
+    start, best = result.history[0], result.best
+    reporter.say(
+        f"validation accuracy {start.validation_accuracy:.2%} before, {best.validation_accuracy:.2%} after epoch "
+        f"{best.number}"
+    )
+    return result.graph
 
 
 def _searched(float_graph: Graph, dataset: Dataset, compression: Compression, reporter: Reporter) -> Graph:
@@ -395,7 +439,8 @@ def build_firmware(spec: RunSpec, reporter: Reporter | None = None) -> Built:
     graph = _adapted(prepared, spec.kernels)
     generated = _generated(spec, graph, board)
     image = _quantize_input(graph, prepared.dataset, prepared.dataset.test.x[_sample(prepared.dataset, spec)[:1]])[0]
-    return Built(board, generated, _build(spec, generated, board, reporter), serialize_input(graph, image))
+    firmware, _ = _build(spec, generated, board, reporter)
+    return Built(board, generated, firmware, serialize_input(graph, image))
 
 
 def _generated(spec: RunSpec, graph: Graph, board: Board) -> Generated:

@@ -10,8 +10,10 @@ import typer
 from harness.cli.options import (
     BudgetOption,
     DataOption,
+    FinetuneOption,
     JsonOption,
     ModelArgument,
+    PolicyOption,
     PreferOption,
     QuietOption,
     SparsityOption,
@@ -31,7 +33,11 @@ def command(
     accuracy_budget: BudgetOption = 0.3,
     sparsity: SparsityOption = None,
     prefer: PreferOption = "balanced",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of variant deep's search.")] = 0,
+    policy: PolicyOption = None,
+    finetune: FinetuneOption = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed of variant deep's search, or of variant mixed's fine-tuning.")
+    ] = 0,
     weights: WeightsOption = None,
     data: DataOption = None,
     json: JsonOption = False,
@@ -40,10 +46,12 @@ def command(
     """Compress a network on validation data, report its test accuracy, and write the integers as safetensors."""
     from harness.graph import graph as graph_file
     from harness.pipeline import Compression, compress
+    from harness.search import policy as policies
 
     if variant == "fp32":
         raise InputError("variant fp32 is the network itself: there is nothing to compress")
-    compression = Compression(variant, accuracy_budget, sparsity, prefer, seed)
+    widths = None if policy is None else policies.read(policy)
+    compression = Compression(variant, accuracy_budget, sparsity, prefer, seed, widths, finetune)
     tell = reporter(quiet=quiet or json)
     prepared, accuracy, fp32 = compress(model, compression, weights=weights, data=data, reporter=tell)
     path = output or Path(f"{prepared.graph.name}-{variant}.safetensors")

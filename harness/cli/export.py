@@ -9,6 +9,7 @@ import typer
 
 from harness.cli.options import (
     DataOption,
+    FinetuneOption,
     FormOption,
     JsonOption,
     ModelArgument,
@@ -35,6 +36,7 @@ def command(
     prefer: PreferOption = "balanced",
     form: FormOption = None,
     policy: PolicyOption = None,
+    finetune: FinetuneOption = 0,
     weights: WeightsOption = None,
     data: DataOption = None,
     json: JsonOption = False,
@@ -48,7 +50,7 @@ def command(
 
     core = boards.load(board).core
     widths = None if policy is None else policies.read(policy)
-    compression = Compression(variant, prefer=prefer, policy=widths)
+    compression = Compression(variant, prefer=prefer, policy=widths, finetune=finetune)
     prepared = prepare(model, compression, weights=weights, data=data, reporter=reporter(quiet=quiet or json))
     files = export(
         prepared.graph,

@@ -74,6 +74,9 @@ PreferOption = Annotated[
 FormOption = Annotated[
     list[str] | None, typer.Option("--form", help="LAYER=FORM: one layer's form, against --prefer; may be repeated.")
 ]
+FinetuneOption = Annotated[
+    int, typer.Option("--finetune", min=0, help="Variant mixed: epochs of training under the policy; 0 for none.")
+]
 WeightsOption = Annotated[
     Path | None, typer.Option("--weights", help="Weights as safetensors (or a torch state_dict, loaded safely).")
 ]

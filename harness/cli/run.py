@@ -12,6 +12,7 @@ from harness.cli.options import (
     ClockOption,
     CycleParametersOption,
     DataOption,
+    FinetuneOption,
     FormOption,
     JsonOption,
     ModelArgument,
@@ -57,6 +58,7 @@ def command(
     prefer: PreferOption = "balanced",
     form: FormOption = None,
     policy: PolicyOption = None,
+    finetune: FinetuneOption = 0,
     weights: WeightsOption = None,
     data: DataOption = None,
     probe: Annotated[
@@ -97,6 +99,7 @@ def command(
         prefer=prefer,
         forms=tuple(form or ()),
         policy=policy,
+        finetune=finetune,
         weights=weights,
         data=data,
         probe=probe,
