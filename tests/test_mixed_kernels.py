@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernels_networks import core_crcs, on_core, on_host, reference_crcs
 from mixed_networks import mixed_inputs, mixed_network
+from test_mixed_graph import NETWORKS, SHAPE, randomized
 
 from harness.codegen.generate import generate
+from harness.errors import InputError
+from harness.graph.trace import trace
+from harness.ops.conv2d import Conv2d
 from harness.ops.packing import pack_rows, row_bytes, unpack_rows
 from harness.toolchain import compiler
 
@@ -57,3 +62,28 @@ def test_any_combination_on_a_core(seed: int, core: str) -> None:
     x = mixed_inputs(graph, 3)
     _, _, ran = on_core(graph, x, core)
     assert (core_crcs(ran) == reference_crcs(graph, x)).all(axis=0).tolist() == [True] * len(graph.layers)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_floats_with_branches(name: str, tmp_path: Path) -> None:
+    """Depthwise convolution, sums, ReLU6 and padding of all kinds in float32: as near as another order of sums is."""
+    graph = trace(randomized(NETWORKS[name][0]()), SHAPE, "net")
+    x = np.random.default_rng(0).normal(0, 1, (3, *SHAPE)).astype(np.float32)
+    generated = generate(graph, variant="fp32", core="cortex-m7")
+    got, _ = on_host(generated, graph, x, tmp_path, sanitize=True)
+    expected = graph.infer(x)
+    assert np.abs(got - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_weights_beyond_their_width_are_refused() -> None:
+    graph = mixed_network(0)
+    index, layer = next((i, one) for i, one in enumerate(graph.layers) if isinstance(one, Conv2d))
+    wrong = replace(layer, weight=np.full_like(layer.weight, 2), weight_bits=2)
+    layers = (*graph.layers[:index], wrong, *graph.layers[index + 1 :])
+    with pytest.raises(InputError, match=f"layer {layer.name}: its weights do not fit 2 bits"):
+        generate(replace(graph, layers=layers), variant="test", core="cortex-m4")
+
+
+def test_a_baseline_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(InputError, match=r"unlu|layer"):
+        generate(mixed_network(0), variant="test", core="cortex-m4", kernels="unlu")

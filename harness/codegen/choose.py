@@ -129,7 +129,8 @@ def _candidates(layer: Operator, site: Site) -> list[_Candidate]:
     if not fitting:
         raise _no_form(layer)
     dense = min(fitting, key=lambda candidate: candidate.cost.instructions)
-    others = [_candidate(form, layer, site) for form in sparse.forms(layer) if form.fits(layer, site)]
+    sparse_forms = sparse.forms(layer) if sparse.worthwhile(layer) else ()
+    others = [_candidate(form, layer, site) for form in sparse_forms if form.fits(layer, site)]
     gaining = [
         other
         for other in others

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from harness.ops.base import Operator
 from harness.ops.conv2d import Conv2d
 from harness.ops.linear import Linear
@@ -15,6 +17,17 @@ from harness.ops.sparse.lanes_code import LanesCodeConv2d
 from harness.ops.sparse.lanes_table import LanesTableConv2d
 from harness.ops.sparse.rice_linear import RiceLinear
 from harness.ops.sparse.rows import RowsConv2d, RowsLinear
+
+# Encoding is slow: layers of more weights than these are only tried where this share of them is zero or more.
+_MANY = {Conv2d: 2**14, Linear: 2**16}
+_FEWEST_ZEROS = 0.25
+
+
+def worthwhile(layer: Operator) -> bool:
+    """Whether a sparse form could be smaller or faster than a dense one, as far as can be told at a glance."""
+    if not isinstance(layer, Conv2d | Linear) or layer.weight.size <= _MANY[type(layer)]:
+        return True
+    return bool(np.count_nonzero(layer.weight) <= (1 - _FEWEST_ZEROS) * layer.weight.size)
 
 
 def forms(layer: Operator) -> tuple[Form[Any], ...]:
