@@ -44,6 +44,16 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
         .linear(4, last=True)
         .build()
     ),
+    # Weights of few bits: strips of five, three and two columns, and of two pairs; pixels far apart.
+    "strips": lambda: (
+        Sparse((64, 64, 1), seed=7, density=0.5, levels=2)
+        .conv2d(5, (3, 3), padding=(1, 1), pool=POOL2)
+        .conv2d(4, (5, 5), density=0.06, pool=POOL2, pruned=(1,))
+        .conv2d(9, (5, 5), density=0.1, pool=POOL2, zero_point=7)
+        .conv2d(5, (1, 1), padding=(1, 1), pool=POOL2)
+        .linear(4, last=True)
+        .build()
+    ),
     # What lanes do not take: strides, other windows, a single element, no pooling.
     "shapes": lambda: (
         Sparse((17, 23, 2), seed=3, levels=3)

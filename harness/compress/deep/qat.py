@@ -115,14 +115,20 @@ class Teacher:
 
 
 class Lessons:
-    """The training split in augmented views, with the teacher's logits; and the validation split as it is."""
+    """The training split in augmented views, with the teacher's logits; and the validation split as it is.
 
-    def __init__(self, graph: Graph, dataset: Dataset, scale: float, zero_point: int, seed: int) -> None:
+    most_images: what one epoch sees of the training split, and one validation of moved images of that split.
+    """
+
+    def __init__(
+        self, graph: Graph, dataset: Dataset, scale: float, zero_point: int, seed: int, *, most_images: int
+    ) -> None:
         self._teacher = Teacher(graph)
         self._scale, self._zero_point, self._seed = scale, zero_point, seed
         self._augment = min(dataset.input_shape[:2]) >= _LEAST_SIDE
         self._train = integer_input(scale, zero_point, dataset.train.x)
         self._labels = torch.from_numpy(dataset.train.y)
+        self._most_images = most_images
         self._validation = integer_input(scale, zero_point, dataset.validation.x)
         self._validation_labels = torch.from_numpy(dataset.validation.y)
         views = min(_MOST_VIEWS, max(1, _VIEW_BYTES // max(1, self._train.nbytes)))
@@ -134,12 +140,17 @@ class Lessons:
     @property
     def steps(self) -> int:
         """Batches of one epoch."""
-        return self._passes * max(1, len(self) // BATCH)
+        return self._passes * self._batches
+
+    @property
+    def _batches(self) -> int:
+        """Of one pass through the data."""
+        return max(1, min(len(self), self._most_images) // BATCH)
 
     @property
     def _passes(self) -> int:
         """How often an epoch goes through the data: small datasets take more than one to make it worth its name."""
-        return -(-_LEAST_STEPS // max(1, len(self) // BATCH))
+        return -(-_LEAST_STEPS // self._batches)
 
     def epoch(self, number: int, shuffle: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Batches of (x as `Student` takes it, labels, the teacher's logits) in random order."""
@@ -147,41 +158,49 @@ class Lessons:
             images, logits = self._view(turn % len(self._views))
             order = torch.randperm(len(self), generator=shuffle)
             # What is left over of the last batch waits for the next shuffle.
-            for start in range(0, max(1, len(self) // BATCH) * BATCH, BATCH):
+            for start in range(0, self._batches * BATCH, BATCH):
                 batch = order[start : start + BATCH]
                 yield _planar(images[batch]), self._labels[batch], logits[batch]
 
     def accuracy(self, student: Student) -> float:
         """The share of correct classes on the validation split."""
-        return self._correct(student, _HERE)
+        return self._correct(student, _HERE, len(self._validation))
 
     def shifted_accuracy(self, student: Student) -> float:
         """The same, over the validation split moved by one pixel in all directions, and as it is.
 
         Nine times the samples, so less of it is luck; the network it is compared with must be judged in the same way.
         """
-        return self._correct(student, self._moves)
+        return self._correct(student, self._moves, self._moved_images)
 
     def shifted_float_accuracy(self) -> float:
         """`shifted_accuracy` of the dense float network."""
-        return self._correct(lambda x: self._teacher((x - self._zero_point) * self._scale), self._moves)
+        return self._correct(
+            lambda x: self._teacher((x - self._zero_point) * self._scale), self._moves, self._moved_images
+        )
 
     @property
     def _moves(self) -> tuple[tuple[int, int], ...]:
         return tuple((down, right) for down in range(3) for right in range(3)) if self._augment else _HERE
 
-    def _correct(self, network: Callable[[Tensor], Tensor], moves: tuple[tuple[int, int], ...]) -> float:
+    @property
+    def _moved_images(self) -> int:
+        return max(1, min(len(self._validation), self._most_images // len(self._moves)))
+
+    def _correct(self, network: Callable[[Tensor], Tensor], moves: tuple[tuple[int, int], ...], images: int) -> float:
+        """images: how many of the validation split, from its beginning."""
         correct = 0
         with torch.no_grad():
-            for start in range(0, len(self._validation), _EVALUATION_BATCH):
-                x = _planar(torch.from_numpy(self._validation[start : start + _EVALUATION_BATCH]))
-                y = self._validation_labels[start : start + _EVALUATION_BATCH]
+            for start in range(0, images, _EVALUATION_BATCH):
+                batch = slice(start, min(start + _EVALUATION_BATCH, images))
+                x = _planar(torch.from_numpy(self._validation[batch]))
+                y = self._validation_labels[batch]
                 height, width = x.shape[2:]
                 wide = F.pad(x, (1, 1, 1, 1), mode="replicate")
                 for down, right in moves:
                     moved = wide[:, :, down : down + height, right : right + width]
                     correct += int((network(moved).argmax(1) == y).sum())
-        return correct / len(self._validation) / len(moves)
+        return correct / images / len(moves)
 
     def _view(self, index: int) -> tuple[Tensor, Tensor]:
         stored = self._views[index]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import math
 import time
@@ -46,12 +47,14 @@ _CALIBRATION_IMAGES = 512
 _FAST, _SLOW = 0.72, 0.90
 _DESCENT_EPOCHS = 30
 _CANDIDATE_EPOCHS = 8
-_CANDIDATES = 5
+_CANDIDATES = 6
 # More, as long as none is within the budget.
 _MOST_CANDIDATES = 10
 _CANDIDATE_STEP = 0.85
 # Candidates nearer to each other than this are not worth another training.
 _RESOLUTION = 0.96
+# An epoch, and a validation, of a large network sees fewer images: this many products bound how long the search takes.
+_EPOCH_PRODUCTS = 300_000_000_000
 _MASK_UPDATES = 8
 _WARM_UP = 0.5
 
@@ -79,7 +82,7 @@ class Candidate:
     """One annealed network. target: the cost that it was pruned to. accuracy: of its exact integers, on validation.
 
     shifted_loss: percentage points lost against the float network where both see validation moved by up to a pixel.
-    confirmed: within the budget there too, so that it hardly is by luck.
+    confirmed: within the budget there too, so that it hardly is by luck. passed: the next one may be smaller.
     """
 
     target: float
@@ -90,6 +93,7 @@ class Candidate:
     shifted_loss: float
     within_budget: bool
     confirmed: bool
+    passed: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +165,8 @@ def compress(
     Results are kept in `cache_dir` by the content of graph, data and options. InputError for options out of range, data
     that does not fit the network, and a budget that cannot be met: it says how near the search came.
     """
-    model = cost or StreamCostModel()
     options = _checked(float_graph, dataset, accuracy_budget, sparsity, seed, prefer, epochs_scale, threads)
+    model = cost or StreamCostModel(options.rate)
     folder = cache_dir / "deep" / _key(float_graph, dataset, options, model)
     cached = _cached(folder)
     if cached is not None:
@@ -360,7 +364,12 @@ class _Search:
         chosen = settings(float_graph, cost)
         self.student = Student(float_graph, chosen, calibration, dataset.input_scale, dataset.input_zero_point or 0)
         self.lessons: Lessons = Lessons(
-            float_graph, dataset, self.student.input_scale, self.student.input_zero_point, options.seed
+            float_graph,
+            dataset,
+            self.student.input_scale,
+            self.student.input_zero_point,
+            options.seed,
+            most_images=max(1, _EPOCH_PRODUCTS // _products(float_graph)),
         )
         self.training: Training = Training.start(self.student)
         self.journal = _Journal()
@@ -407,7 +416,7 @@ class _Search:
             journal.target = self._cost_of(self.student.to_graph())
         start = journal.target
         if options.sparsity is None:
-            ratio = _FAST if max(journal.losses[-1:], default=0.0) <= options.accuracy_budget else _SLOW
+            ratio = _FAST if max(journal.losses[-1:], default=0.0) <= self._undecayed else _SLOW
             # The first epoch only gets used to the few levels.
             end = start * (ratio ** (1 / options.epochs_scale) if epoch else 1.0)
         else:
@@ -441,10 +450,17 @@ class _Search:
         journal, options = self.journal, self.options
         if options.sparsity is not None:
             return journal.epoch >= options.candidate_epochs
-        # At a constant rate a network is worse than after its decay.
-        beyond = options.accuracy_budget + max(options.accuracy_budget / 2, 0.1)
+        beyond = self._undecayed + max(options.accuracy_budget / 2, 0.1)
         recent = journal.losses[-2:]
         return journal.epoch >= options.descent_epochs or (len(recent) == 2 and min(recent) > beyond)
+
+    @property
+    def _undecayed(self) -> float:
+        """The loss that the descent allows: at a constant rate a network is worse than after its decay.
+
+        By how much, the first epoch tells, before which nothing is pruned.
+        """
+        return max(self.options.accuracy_budget, *self.journal.losses[:1], 0.0)
 
     def _anneal(self) -> None:
         """One epoch of the present candidate; judges it after its last."""
@@ -494,9 +510,10 @@ class _Search:
             shifted_loss=shifted_loss,
             within_budget=within,
             confirmed=within and shifted_loss <= limit,
+            # Once there is a result, the direction follows the shifted loss alone, of which less is luck.
+            passed=shifted_loss <= limit and (within or journal.accepted is not None),
         )
-        # Once there is a result, the direction follows the shifted loss alone, of which less is luck.
-        if shifted_loss <= limit and (within or journal.accepted is not None):
+        if candidate.passed:
             if journal.failed is not None and journal.failed >= journal.target:
                 journal.failed = None
             journal.passed = min(journal.target, journal.passed or math.inf)
@@ -512,13 +529,14 @@ class _Search:
         journal.target = self._next_target()
 
     def _next_target(self) -> float:
+        """Ever larger steps, in either direction, until the budget lies between two targets; then bisection."""
         passed, failed = self.journal.passed, self.journal.failed
         if passed is None:
             assert failed is not None
-            # Ever larger steps: a network that needs most of its weights is reached in a few.
             return failed / _CANDIDATE_STEP ** max(1, len(self.journal.candidates) - 1)
         if failed is None or failed >= passed:
-            return passed * _CANDIDATE_STEP
+            in_a_row = itertools.takewhile(lambda candidate: candidate.passed, reversed(self.journal.candidates))
+            return passed * _CANDIDATE_STEP ** sum(1 for _ in in_a_row)
         return math.sqrt(passed * failed)
 
     def _finished(self) -> bool:
@@ -642,6 +660,12 @@ class _Search:
             return
         self.journal, self.accepted = journal, accepted
         self.base = base[0] if base is not None else self.base
+
+
+def _products(graph: Graph) -> int:
+    """Multiplications of one inference."""
+    layers = [layer for layer in graph.layers if isinstance(layer, Conv2d | Linear)]
+    return sum(layer.weight.size * positions(graph, layer) for layer in layers)
 
 
 def _estimates(graph: Graph, cost: CostModel) -> list[tuple[Conv2d | Linear, LayerCost]]:
