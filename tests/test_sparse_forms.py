@@ -17,6 +17,18 @@ from harness.ops import sparse
 from harness.ops.lowering import DEFAULT_STORAGE, Site, Target
 from harness.ops.max_pool2d import Window
 
+
+def turns(filters: int) -> Graph:
+    """Two layers in turns: their rows lie in a window with margins, and the last row is of no use to the second."""
+    return (
+        Sparse((37, 24, 3), seed=6, density=0.15, levels=3)
+        .conv2d(filters, (4, 5), padding=(2, 2), pool=POOL2, zero_point=5)
+        .conv2d(2, (5, 3), padding=(0, 2), pool=POOL2)
+        .linear(4, last=True)
+        .build()
+    )
+
+
 NETWORKS: dict[str, Callable[[], Graph]] = {
     # LeNet-5's shapes, smaller; a filter and rows without weights; biases that need 16 bits are in others.
     "lenet": lambda: (
@@ -36,14 +48,7 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
         .linear(4, last=True)
         .build()
     ),
-    # Two layers in turns: their rows lie in a window with margins, and the last row is of no use to the second.
-    "turns": lambda: (
-        Sparse((37, 24, 3), seed=6, density=0.15, levels=3)
-        .conv2d(24, (4, 5), padding=(2, 2), pool=POOL2, zero_point=5)
-        .conv2d(2, (5, 3), padding=(0, 2), pool=POOL2)
-        .linear(4, last=True)
-        .build()
-    ),
+    "turns": lambda: turns(24),
     # Weights of few bits: strips of five, three and two columns, and of two pairs; pixels far apart.
     "strips": lambda: (
         Sparse((64, 64, 1), seed=7, density=0.5, levels=2)
@@ -121,15 +126,27 @@ def test_every_form_is_bit_exact(name: str, turn: int, tmp_path: Path, cache: Pa
     assert all(on_host(graph, generated, cache).exact)
 
 
-def test_interleaved_layers_save_memory_and_stay_exact(tmp_path: Path, cache: Path) -> None:
-    graph = NETWORKS["turns"]()
-    for forms in ({"conv1": "lanes-code", "conv2": "lanes-table"}, {"conv1": "lanes-bytes", "conv2": "lanes-code"}):
-        generated = in_c(graph, forms)
-        between = graph.tensors["conv1"].elements
-        assert "nn_lanes_interleaved" in generated.files["network.c"]
-        assert generated.activation_bytes < graph.input_tensor.elements + between
-        assert all(on_core(graph, generated, tmp_path / forms["conv1"]).exact)
-        assert all(on_host(graph, generated, cache).exact)
+@pytest.mark.parametrize(
+    ("filters", "first", "second", "kernel"),
+    [
+        (24, "lanes-code", "lanes-table", "nn_lanes_interleaved_apart("),
+        (24, "lanes-bytes", "lanes-code", "nn_lanes_interleaved_apart("),
+        (9, "lanes-shifts", "lanes-shifts", "nn_lanes_interleaved("),
+    ],
+)
+def test_interleaved_layers_save_memory_and_stay_exact(
+    filters: int, first: str, second: str, kernel: str, tmp_path: Path, cache: Path
+) -> None:
+    """Lanes of a row are on the stack where they are few."""
+    graph = turns(filters)
+    generated = in_c(graph, {"conv1": first, "conv2": second})
+    between = graph.tensors["conv1"].elements
+    assert kernel in generated.files["network.c"]
+    assert generated.activation_bytes < graph.input_tensor.elements + between
+    outcome = on_core(graph, generated, tmp_path)
+    assert all(outcome.exact)
+    assert outcome.inference is not None and outcome.inference.stack < 700
+    assert all(on_host(graph, generated, cache).exact)
 
 
 def test_outputs_trail_their_inputs(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@
  * ones too: the generator proves it. USUB16 and SEL then take the maximum.
  *
  * Activations lie in rows, in each row channel after channel (hcw). The lanes of a whole row of outputs are put
- * together on the stack before any of them is written, so that the output may trail the input in the same memory.
+ * together before any of them is written, so that the output may trail the input in the same memory: on the stack, or
+ * where they are many in scratch.
  * Reads a few bytes behind its rows, and writes one column too many when their number is odd. Requantisation:
  * nn_sparse_finish.
  */
@@ -17,9 +18,9 @@
 #include "nn_sparse.h"
 #include "nn_window.h"
 
-/* Words of lanes of one row of outputs: the most that any layer has. */
+/* Words of lanes of one row of outputs: the most that any layer has on the stack. */
 #ifndef NN_LANES_SUMS
-#define NN_LANES_SUMS 256
+#define NN_LANES_SUMS 64
 #endif
 
 /* A unit's lanes before any weight, and what a lane must be lowered by. */
@@ -148,18 +149,37 @@ NN_INLINE void nn_lanes_next(const nn_lanes_layer *layer, const uint8_t *input, 
     layer->finish(layer->filters, sums, output);
 }
 
-NN_INLINE void nn_lanes_windowed(const nn_lanes_layer *layer, const void *input, void *output, void *scratch)
+NN_INLINE void nn_lanes_rows(const nn_lanes_layer *layer, const void *input, void *output, void *window,
+                             uint32_t *sums)
 {
     const nn_conv2d_shape *s = &layer->shape;
-    uint32_t sums[NN_LANES_SUMS];
     for (uint32_t row = 0; row < s->rows; row++) {
-        nn_lanes_next(layer, input, row, scratch, sums, (uint8_t *)output + row * s->columns * s->filters);
+        nn_lanes_next(layer, input, row, window, sums, (uint8_t *)output + row * s->columns * s->filters);
     }
+}
+
+NN_INLINE void nn_lanes_windowed(const nn_lanes_layer *layer, const void *input, void *output, void *scratch)
+{
+    uint32_t sums[NN_LANES_SUMS];
+    nn_lanes_rows(layer, input, output, scratch, sums);
 }
 
 NN_INLINE void nn_lanes_direct(const nn_lanes_layer *layer, const void *input, void *output)
 {
     nn_lanes_windowed(layer, input, output, NULL);
+}
+
+/* Words of lanes of one row of outputs. */
+NN_INLINE uint32_t nn_lanes_words(const nn_lanes_layer *layer)
+{
+    return (uint32_t)layer->filters->units * layer->filters->filters;
+}
+
+/* Scratch: lanes, then the window if there is one. */
+NN_INLINE void nn_lanes_apart(const nn_lanes_layer *layer, const void *input, void *output, void *scratch)
+{
+    uint32_t *const sums = scratch;
+    nn_lanes_rows(layer, input, output, sums + nn_lanes_words(layer), sums);
 }
 
 /* The observer's view of a row that lies in a window with margins. */
@@ -171,17 +191,13 @@ NN_INLINE void nn_lanes_show(const nn_conv2d_shape *s, const uint8_t *row, nn_ob
 }
 
 /* Two layers in turns: rows of the first one's output, which is nowhere as a whole, go straight into the second one's
- * window. index: of the first layer; the observer sees its rows as they come. Scratch: the second window, then the
- * first. */
-NN_INLINE void nn_lanes_interleaved(const nn_lanes_layer *first, const nn_lanes_layer *second, nn_observer observer,
-                                    uint32_t index, const void *input, void *output, void *scratch,
-                                    uint32_t second_window)
+ * window. index: of the first layer; the observer sees its rows as they come. */
+NN_INLINE void nn_lanes_turns(const nn_lanes_layer *first, const nn_lanes_layer *second, nn_observer observer,
+                              uint32_t index, const void *input, void *output, uint8_t *window, uint8_t *first_window,
+                              uint32_t *sums)
 {
     const nn_conv2d_shape *s = &second->shape;
     const uint32_t pitch = nn_window_pitch(s), height = s->kernel[0] + 1u;
-    uint8_t *const window = scratch;
-    uint8_t *const first_window = window + second_window;
-    uint32_t sums[NN_LANES_SUMS];
     uint32_t made = 0;
     nn_lanes_pad(window, height * pitch, second->input_zero_point);
     for (uint32_t row = 0; row < s->rows; row++) {
@@ -203,6 +219,27 @@ NN_INLINE void nn_lanes_interleaved(const nn_lanes_layer *first, const nn_lanes_
         nn_lanes_next(first, input, made, first_window, sums, window + s->padding[1]);
         nn_lanes_show(s, window, observer, index);
     }
+}
+
+/* Scratch: the second window, then the first. */
+NN_INLINE void nn_lanes_interleaved(const nn_lanes_layer *first, const nn_lanes_layer *second, nn_observer observer,
+                                    uint32_t index, const void *input, void *output, void *scratch,
+                                    uint32_t second_window)
+{
+    uint8_t *const window = scratch;
+    uint32_t sums[NN_LANES_SUMS];
+    nn_lanes_turns(first, second, observer, index, input, output, window, window + second_window, sums);
+}
+
+/* Scratch: lanes of the layer that has more, the second window, then the first. */
+NN_INLINE void nn_lanes_interleaved_apart(const nn_lanes_layer *first, const nn_lanes_layer *second,
+                                          nn_observer observer, uint32_t index, const void *input, void *output,
+                                          void *scratch, uint32_t second_window)
+{
+    const uint32_t one = nn_lanes_words(first), two = nn_lanes_words(second);
+    uint32_t *const sums = scratch;
+    uint8_t *const window = (uint8_t *)(sums + (one > two ? one : two));
+    nn_lanes_turns(first, second, observer, index, input, output, window, window + second_window, sums);
 }
 
 #endif

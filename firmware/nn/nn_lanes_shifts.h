@@ -4,9 +4,9 @@
  *
  * A filter is a pair of lists for each bit of the weights' magnitudes, the highest first: of the pixels where weights
  * are positive, and of those where they are negative. Between the lists of a pair the sums so far are negated, behind
- * it they are doubled; the order within a pair is such that the last list is one to add. A list has one entry or more:
- * the distance in bytes from the pixel before (the first: from the kernel's corner) in the high bits, the mark of the
- * list's last in the lowest. Long distances are split by pixels that are in both lists of a pair.
+ * it they are doubled; the order within a pair is such that the last list is one to add. An entry is the distance in
+ * bytes from the pixel before (the first: from the byte before the kernel's corner); 0 ends a list. Long distances are
+ * split by pixels that are in both lists of a pair.
  */
 #ifndef NN_LANES_SHIFTS_H
 #define NN_LANES_SHIFTS_H
@@ -19,13 +19,11 @@ typedef void (*nn_lanes_strip)(const uint8_t *stream, const uint8_t *pixels, uin
 /* One list at one position: the pixels' sum. Moves *stream behind it. */
 NN_INLINE uint32_t nn_lanes_shifts_list(const uint8_t **stream, const uint8_t *pixels)
 {
-    uint32_t sum = 0;
-    uint8_t entry;
-    do {
-        entry = *(*stream)++;
-        pixels += entry >> 1;
-        sum += *pixels;
-    } while (!(entry & 1u));
+    uint32_t sum = 0, behind = 0, distance;
+    while ((distance = *(*stream)++) != 0u) {
+        behind += distance;
+        sum += pixels[behind - 1u];
+    }
     return sum;
 }
 

@@ -46,6 +46,8 @@ _CALIBRATION_IMAGES = 512
 # Of the network's cost, per epoch of the descent: fast while it loses nothing, slower from then on.
 _FAST, _SLOW = 0.72, 0.90
 _DESCENT_EPOCHS = 30
+# Before it, at most, as long as the unpruned network gains.
+_SETTLING = 8
 _CANDIDATE_EPOCHS = 8
 _CANDIDATES = 6
 # More, as long as none is within the budget.
@@ -54,7 +56,7 @@ _CANDIDATE_STEP = 0.85
 # Candidates nearer to each other than this are not worth another training.
 _RESOLUTION = 0.96
 # An epoch, and a validation, of a large network sees fewer images: this many products bound how long the search takes.
-_EPOCH_PRODUCTS = 300_000_000_000
+_EPOCH_PRODUCTS = 150_000_000_000
 _MASK_UPDATES = 8
 _WARM_UP = 0.5
 
@@ -315,6 +317,8 @@ class _Journal:
     """How far the search is: JSON-able, kept beside the tensors after every epoch.
 
     epoch: finished ones of the present stage ("descent" or "candidate"). target: the present cost target.
+    unpruned: percentage points lost before anything was pruned, or the budget; None: not known yet. losses: after each
+    epoch until then, and of the descent from then on.
     passed, failed: the lowest target whose candidate was within the budget on the shifted validation split, the highest
     of one that was not.
     accepted: (not confirmed, cost) of the best network so far.
@@ -324,6 +328,7 @@ class _Journal:
     epoch: int = 0
     target: float = 0.0
     losses: list[float] = field(default_factory=list)
+    unpruned: float | None = None
     passed: float | None = None
     failed: float | None = None
     accepted: tuple[bool, float] | None = None
@@ -416,15 +421,16 @@ class _Search:
             journal.target = self._cost_of(self.student.to_graph())
         start = journal.target
         if options.sparsity is None:
-            ratio = _FAST if max(journal.losses[-1:], default=0.0) <= self._undecayed else _SLOW
-            # The first epoch only gets used to the few levels.
-            end = start * (ratio ** (1 / options.epochs_scale) if epoch else 1.0)
+            ratio = 1.0
+            if journal.unpruned is not None:
+                ratio = _FAST if max(journal.losses[-1:], default=0.0) <= journal.unpruned else _SLOW
+            end = start * ratio ** (1 / options.epochs_scale)
         else:
             end = start
 
         def prune(fraction: float) -> None:
             if options.sparsity is None:
-                if epoch:
+                if journal.unpruned is not None:
                     self._prune_to(start * (end / start) ** fraction)
             else:
                 progress = min(1.0, (epoch + fraction) / max(1, self.options.candidate_epochs))
@@ -438,6 +444,8 @@ class _Search:
         )
         with self.training.averaged() as student:
             journal.losses.append(self._loss(self.lessons.accuracy(student)))
+        if journal.unpruned is None and self._settled():
+            journal.unpruned, journal.losses = max(options.accuracy_budget, min(journal.losses)), []
         journal.target = end
         if self._descended():
             journal.stage, journal.epoch = "candidate", 0
@@ -450,17 +458,21 @@ class _Search:
         journal, options = self.journal, self.options
         if options.sparsity is not None:
             return journal.epoch >= options.candidate_epochs
-        beyond = self._undecayed + max(options.accuracy_budget / 2, 0.1)
+        if journal.epoch >= options.descent_epochs:
+            return True
+        if journal.unpruned is None:
+            return False
+        # At a constant rate a network is worse than after its decay.
+        beyond = journal.unpruned + max(options.accuracy_budget / 2, 0.1)
         recent = journal.losses[-2:]
-        return journal.epoch >= options.descent_epochs or (len(recent) == 2 and min(recent) > beyond)
+        return len(recent) == 2 and min(recent) > beyond
 
-    @property
-    def _undecayed(self) -> float:
-        """The loss that the descent allows: at a constant rate a network is worse than after its decay.
-
-        By how much, the first epoch tells, before which nothing is pruned.
-        """
-        return max(self.options.accuracy_budget, *self.journal.losses[:1], 0.0)
+    def _settled(self) -> bool:
+        """Whether the network has got used to the few levels, before anything is pruned."""
+        losses = self.journal.losses
+        if losses[-1] <= self.options.accuracy_budget or len(losses) >= _SETTLING * self.options.epochs_scale:
+            return True
+        return len(losses) > 2 and min(losses[-2:]) >= min(losses[:-2])
 
     def _anneal(self) -> None:
         """One epoch of the present candidate; judges it after its last."""
@@ -481,7 +493,9 @@ class _Search:
         if journal.epoch == epochs:
             self._judge()
             journal.epoch = 0
-            self.training.restore(self.base)
+            # As long as none is within the budget, the next one is larger, and more training can only help it.
+            if journal.passed is not None:
+                self.training.restore(self.base)
         self._save()
 
     def _judge(self) -> None:

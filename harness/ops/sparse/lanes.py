@@ -31,8 +31,8 @@ from harness.ops.sparse.common import (
 # Lanes begin at 0x8000: a sum may rise to 0xFFFF and fall to 0.
 _RISE, _FALL = 0x7FFF, 0x8000
 
-# The most words of lanes in a row of outputs: they are on the stack.
-_SUMS = 256
+# The most words of lanes in a row of outputs that are on the stack: more are in scratch.
+_STACKED = 64
 
 POOL = Window((2, 2), (2, 2))
 
@@ -62,6 +62,16 @@ def window_bytes(layer: Conv2d, site: Site) -> int:
     return (
         (layer.weight.shape[1] + 1) * window_pitch(layer, site) + overread(layer, site) if windowed(layer, site) else 0
     )
+
+
+def words(site: Site) -> int:
+    """Words of lanes in a row of outputs."""
+    return units(site) * int(site.output_shape[2])
+
+
+def scratch_bytes(layer: Conv2d, site: Site) -> int:
+    """Bytes of scratch: lanes that are too many for the stack, and the window."""
+    return (4 * words(site) if words(site) > _STACKED else 0) + window_bytes(layer, site)
 
 
 def overwrite(layer: Conv2d, site: Site) -> int:
@@ -110,8 +120,6 @@ class LanesForm(SparseForm[Conv2d]):
             return "it takes a stride of 1 and a max-pool of 2x2"
         if layer.requantize is None:
             return "its outputs are 32-bit accumulators"
-        if units(site) * site.output_shape[2] > _SUMS:
-            return "a row of its outputs is too long to be put together on the stack"
         return plain_storage(site) or refuse_common_finish(layer, site) or refuse_lanes(layer)
 
     def reads_layout(self, layer: Conv2d, site: Site) -> Layout:
@@ -135,16 +143,18 @@ class LanesForm(SparseForm[Conv2d]):
             follower, follower_site
         )
         second_window = -(-second_window // 4) * 4
+        most = max(words(site), words(follower_site))
+        apart = most > _STACKED
         consumed = []
         for row in range(follower_site.output_shape[0]):
             needed = window_height(follower) + window_step(follower) * row - follower.padding[0]
             made = min(max(needed, 1), site.output_shape[0])
             consumed.append(consumed_rows(layer, site, made - 1, windowed=windowed(layer, site), buffered=True))
         return Interleaving(
-            kernel="nn_lanes_interleaved",
+            kernel="nn_lanes_interleaved_apart" if apart else "nn_lanes_interleaved",
             argument=second_window,
             margin=follower.padding[1],
-            scratch_bytes=second_window + window_bytes(layer, site),
+            scratch_bytes=4 * most * apart + second_window + window_bytes(layer, site),
             overlap=trailing_distance(site, follower_site, consumed, overwrite(follower, follower_site)),
         )
 
@@ -185,12 +195,12 @@ class LanesForm(SparseForm[Conv2d]):
             "@",
             2,
         )
-        inside = windowed(layer, site)
+        inside, apart = windowed(layer, site), words(site) > _STACKED
         finish_name = f"lanes_finish_{finish.suffix}"
         return Lowering(
             form=self.name,
             header=header,
-            kernel="nn_lanes_windowed" if inside else "nn_lanes_direct",
+            kernel="nn_lanes_apart" if apart else "nn_lanes_windowed" if inside else "nn_lanes_direct",
             record="nn_lanes_layer",
             fields={
                 "shape": conv_shape(layer, site),
@@ -202,7 +212,7 @@ class LanesForm(SparseForm[Conv2d]):
                 "filters": Reference("filters"),
             },
             constants=(*constants, *finish.constants),
-            scratch_bytes=window_bytes(layer, site),
+            scratch_bytes=scratch_bytes(layer, site),
             source=source + f"static const nn_lanes_filters @_filters[1] = {{\n    {{\n{record}\n    }},\n}};",
             code_bytes=code_bytes,
             functions={
@@ -213,7 +223,7 @@ class LanesForm(SparseForm[Conv2d]):
                     f"nn_lanes_finish_row(filters, sums, output, {finish.kind});",
                 ),
             },
-            sizes={"NN_LANES_SUMS": units(site) * filters, **(sizes or {})},
+            sizes={**({} if apart else {"NN_LANES_SUMS": words(site)}), **(sizes or {})},
             overread=0 if inside else overread(layer, site),
             overwrite=overwrite(layer, site),
             overlap=trailing(layer, site),

@@ -17,9 +17,9 @@ from harness.ops.sparse.lanes import (
     WINDOW_CODE,
     LanesForm,
     lane_offsets,
+    scratch_bytes,
     trailing,
     units,
-    window_bytes,
     window_instructions,
     windowed,
 )
@@ -52,7 +52,7 @@ class LanesBytesConv2d(LanesForm):
         multiplied = rows * units(site) * (14 * entries + 30 * filters) + rows * (9 * entries + 50 * filters)
         return Cost(
             entries + filters + finish.bytes,
-            window_bytes(layer, site),
+            scratch_bytes(layer, site),
             multiplied + window_instructions(layer, site),
             LAYER_CODE + _RECORD + (WINDOW_CODE if windowed(layer, site) else 0),
             {

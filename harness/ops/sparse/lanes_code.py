@@ -21,16 +21,16 @@ from harness.ops.sparse.lanes import (
     WINDOW_CODE,
     LanesForm,
     lane_offsets,
+    scratch_bytes,
     trailing,
     units,
-    window_bytes,
     window_instructions,
     windowed,
 )
 from harness.ops.sparse.lanes_table import encode_table, offset_bits
 
-# Sums are kept in these registers, as many filters at a time; those that remain hold factors. r0: pixels; r1: words of
-# pixels, then where sums go; r2: pixels in lanes.
+# Sums are kept in these registers, as many filters at a time; those that remain hold factors until sums are compared.
+# r0: pixels; r1: words of pixels, then where sums go; r2: pixels in lanes, then steps.
 _SUMS = ("r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10")
 _FACTORS = ("r11", "r12", "lr")
 # Bits of a step from one position to the next, of which a register holds three.
@@ -66,21 +66,39 @@ def terms(weight: int) -> list[tuple[int, int]]:
     return result
 
 
-def emit_group(filters: Array, offsets: Array, pitch: int) -> list[Instruction]:
-    """The function of up to eight filters (F, N) at byte offsets (N,): the largest of their lanes at four positions.
+def emit_group(filters: Array, offsets: Array, *, pitch: int, units: int, stride: int) -> list[Instruction]:
+    """The function of up to eight filters (F, N) at byte offsets (N,), for a row of outputs: of each unit the lanes.
 
-    Its arguments: r0: pixels, r1: the words of these filters' lanes so far. pitch: bytes from row to row.
-    On the stack: the pixels at the present position, the steps to the next positions, and r1.
+    Its arguments: r0: pixels, r1: the lanes of these filters in the first unit. pitch: bytes from row to row of pixels;
+    stride: words of lanes from unit to unit.
+    On the stack: what sums and factors begin with at each position, the steps to the next positions, those of a whole
+    unit, where its lanes go, and how many units are left. Steps are taken from their lowest bits; the highest one is
+    set at the first position only, where there is nothing yet to compare with.
     """
     sums = _SUMS[: len(filters)]
-    registers = _factors(filters, (*_SUMS[len(filters) :], *_FACTORS))
-    steps = 1 | (pitch - 1) << _STEP_BITS | 1 << 2 * _STEP_BITS
-    code = [Instruction("push {r1, r4-r11, lr}", 4)]
-    code += [Instruction(f"mov {register}, #{factor}", 4) for factor, register in registers.items()]
-    code += [Instruction(f"movw r1, #{steps & 0xFFFF}", 4), Instruction(f"movt r1, #{steps >> 16}", 4)]
-    code.append(Instruction("push {r0, r1}", 2))
-    code.append(Instruction("1: mov.w " + sums[0] + ", #0x80008000", 4))
-    code += [Instruction(f"mov {register}, {sums[0]}", 2) for register in sums[1:]]
+    factors = _factors(filters, (*_SUMS[len(filters) :], *_FACTORS))
+    loaded = (*sums, *factors.values())
+    frame = 4 * len(loaded)
+    steps = 1 | (pitch - 1) << _STEP_BITS | 1 << 2 * _STEP_BITS | 1 << 31
+    # The last step is what is left of the mark.
+    back = 1 + (pitch - 1) + 1 + (1 << 31 - 3 * _STEP_BITS) - 4
+    registers = f"{{{', '.join(loaded)}}}"
+    code = [
+        Instruction("push {r4-r11, lr}", 4),
+        Instruction(f"movs r2, #{units}", 2),
+        Instruction("push {r1, r2}", 2),
+        Instruction(f"movw r2, #{steps & 0xFFFF}", 4),
+        Instruction(f"movt r2, #{steps >> 16}", 4),
+        Instruction("push {r2}", 2),
+        Instruction("push {r2}", 2),
+        Instruction(f"mov.w {sums[0]}, #0x80008000", 4),
+        *(Instruction(f"mov {register}, {sums[0]}", 2) for register in sums[1:]),
+        *(Instruction(f"mov {register}, #{factor}", 4) for factor, register in factors.items()),
+        Instruction(f"push {registers}" if len(loaded) > 1 else f"str {registers[1:-1]}, [sp, #-4]!", 4),
+        Instruction(f"1: ldr r2, [sp, #{frame + 4}]", 2),
+        Instruction(f"str r2, [sp, #{frame}]", 2),
+        Instruction(f"2: ldm sp, {registers}" if len(loaded) > 1 else f"2: ldr {registers[1:-1]}, [sp]", 4),
+    ]
     for offset, even, odd in _words(filters, offsets):
         code.append(Instruction(f"ldr r1, [r0, #{offset}]", 2 if offset % 4 == 0 and offset <= 124 else 4))
         for column, lanes, unpack in ((even, "r2", "uxtb16 r2, r1"), (odd, "r1", "uxtb16 r1, r1, ror #8")):
@@ -88,23 +106,38 @@ def emit_group(filters: Array, offsets: Array, pitch: int) -> list[Instruction]:
                 continue
             code.append(Instruction(unpack, 4))
             for register, weight in zip(sums, filters[:, column].tolist(), strict=True):
-                code += _multiply(register, weight, lanes, registers)
-    code.append(Instruction("ldr r1, [sp, #8]", 2))
-    for index, register in enumerate(sums):
-        code.append(Instruction(f"ldr r2, [r1, #{4 * index}]", 2))
-        code.append(Instruction(f"usub16 r0, {register}, r2", 4))
-        code.append(Instruction(f"sel {register}, {register}, r2", 4))
-    code.append(Instruction(f"stm r1, {{{', '.join(sums)}}}" if len(sums) > 1 else f"str {sums[0]}, [r1]", 4))
+                code += _multiply(register, weight, lanes, factors)
     code += [
-        Instruction("ldrd r0, r1, [sp]", 4),
-        Instruction(f"ubfx r2, r1, #0, #{_STEP_BITS}", 4),
-        Instruction("cbz r2, 2f", 2),
-        Instruction("add r0, r0, r2", 2),
-        Instruction(f"lsrs r1, r1, #{_STEP_BITS}", 2),
-        Instruction("strd r0, r1, [sp]", 4),
-        Instruction("b.w 1b", 4),
-        Instruction("2: add sp, #8", 2),
-        Instruction("pop {r1, r4-r11, pc}", 4),
+        Instruction(f"ldr r2, [sp, #{frame}]", 2),
+        Instruction(f"ldr r1, [sp, #{frame + 8}]", 2),
+        Instruction("cmp r2, #0", 2),
+        Instruction("bmi 3f", 2),
+    ]
+    for first in range(0, len(sums), 2):
+        pair = sums[first : first + 2]
+        load = f"ldrd r11, r12, [r1, #{4 * first}]" if len(pair) == 2 else f"ldr.w r11, [r1, #{4 * first}]"
+        code.append(Instruction(load, 4))
+        for register, best in zip(pair, ("r11", "r12"), strict=False):
+            code.append(Instruction(f"usub16 lr, {register}, {best}", 4))
+            code.append(Instruction(f"sel {register}, {register}, {best}", 4))
+    stored = f"3: stm r1, {{{', '.join(sums)}}}" if len(sums) > 1 else f"3: str.w {sums[0]}, [r1]"
+    code += [
+        Instruction(stored, 4),
+        Instruction(f"ubfx r1, r2, #0, #{_STEP_BITS}", 4),
+        Instruction("add r0, r0, r1", 2),
+        Instruction(f"lsrs r2, r2, #{_STEP_BITS}", 2),
+        Instruction(f"str r2, [sp, #{frame}]", 2),
+        Instruction("bne.w 2b", 4),
+        Instruction(f"subw r0, r0, #{back}", 4),
+        Instruction(f"ldr r1, [sp, #{frame + 8}]", 2),
+        Instruction(f"addw r1, r1, #{4 * stride}", 4),
+        Instruction(f"ldr r2, [sp, #{frame + 12}]", 2),
+        Instruction(f"str r1, [sp, #{frame + 8}]", 2),
+        Instruction("subs r2, r2, #1", 2),
+        Instruction(f"str r2, [sp, #{frame + 12}]", 2),
+        Instruction("bne.w 1b", 4),
+        Instruction(f"add sp, #{frame + 16}", 2),
+        Instruction("pop {r4-r11, pc}", 4),
     ]
     return code
 
@@ -176,10 +209,12 @@ class LanesCodeConv2d(LanesForm):
         bits, entries = self._table(layer, site)
         rows, _, filters = site.output_shape
         tabled = 0 if self._coded is None else filters - self._coded
-        unit = sum(4 * len(group) + 4 for group in groups) + 18 * filters + 8 + 14 * len(entries) + 44 * tabled
+        coded = filters - tabled
+        # Four positions; what is done once, or not for the first of them, is in the groups' lengths, too.
+        unit = sum(4 * len(group) - 72 for group in groups) - 6 * coded + 14 * filters + 14 * len(entries) + 44 * tabled
         return Cost(
             _bytes(groups) + 2 * len(entries) + finish.bytes,
-            window_bytes(layer, site),
+            scratch_bytes(layer, site),
             rows * units(site) * unit + window_instructions(layer, site),
             LAYER_CODE
             + (WINDOW_CODE if windowed(layer, site) else 0)
@@ -210,9 +245,9 @@ class LanesCodeConv2d(LanesForm):
     def _groups(self, layer: Conv2d, site: Site) -> list[list[Instruction]]:
         """The functions of the filters that are code, up to eight in each, none much smaller than the others."""
         filters, offsets = filters_of(layer)[: self._coded], lane_offsets(layer, site)
-        pitch = window_pitch(layer, site)
+        shape = {"pitch": window_pitch(layer, site), "units": units(site), "stride": len(layer.weight)}
         firsts = range(0, len(filters), len(_SUMS))
-        return [emit_group(filters[first : first + len(_SUMS)], offsets, pitch) for first in firsts]
+        return [emit_group(filters[first : first + len(_SUMS)], offsets, **shape) for first in firsts]
 
     def _table(self, layer: Conv2d, site: Site) -> tuple[int, list[int]]:
         """Bits of an offset, and the entries of the filters that are not code."""
@@ -236,7 +271,7 @@ class LanesCodeConv2d(LanesForm):
                 f"/* Filters {index * len(_SUMS)} to {min((index + 1) * len(_SUMS), coded) - 1}. */",
                 '__attribute__((naked, noinline)) NN_SECTION(".text.weights.@")',
                 f"static void @_group_{index}(const uint8_t *pixels __attribute__((unused)),",
-                "    uint32_t *best __attribute__((unused)))",
+                "    uint32_t *sums __attribute__((unused)))",
                 "{",
                 "    __asm__(",
                 *(f'        "{instruction.text}\\n\\t"' for instruction in group),
@@ -245,28 +280,32 @@ class LanesCodeConv2d(LanesForm):
                 "",
             ]
         tabled = _tabled_filters(bits, "@_entries", pitch, coded, len(filters)) if entries else []
+        unit = "static void @_unit(const uint8_t *pixels, uint32_t *sums)"
+        if tabled:
+            lines += [unit, "{", *tabled, "}", ""]
+        row = "static void @_row(const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums)"
         lines += [
-            "static void @_unit(const uint8_t *pixels, uint32_t *best)",
+            row,
             "{",
-            *(f"    @_group_{index}(pixels, best + {index * len(_SUMS)});" for index in range(len(groups))),
-            *tabled,
+            *(f"    @_group_{index}(rows, sums + {index * len(_SUMS)});" for index in range(len(groups))),
+            "    nn_lanes_code_row(filters, rows, sums, @_unit);" if tabled else "    (void)filters;",
             "}",
             "#else",
             f"static const uint16_t @_coded[{len(table)}] = {{",
             array_text(np.array(table, np.uint16), "uint16_t"),
             "};",
             "",
-            "static void @_unit(const uint8_t *pixels, uint32_t *best)",
+            unit,
             "{",
             *_tabled_filters(bits, "@_coded", pitch, 0, coded),
             *tabled,
             "}",
-            "#endif",
             "",
-            "static void @_row(const nn_lanes_filters *filters, const uint8_t *rows, uint32_t *sums)",
+            row,
             "{",
             "    nn_lanes_code_row(filters, rows, sums, @_unit);",
             "}",
+            "#endif",
             "",
         ]
         return "\n".join(lines) + "\n"
@@ -278,7 +317,7 @@ def _tabled_filters(bits: int, table: str, pitch: int, first: int, end: int) -> 
         "    {",
         f"        const uint16_t *entries = {table};",
         f"        for (uint32_t filter = {first}; filter < {end}; filter++) {{",
-        f"            entries = nn_lanes_filter_{bits}(entries, pixels, {pitch}, best + filter, 1);",
+        f"            entries = nn_lanes_filter_{bits}(entries, pixels, {pitch}, sums + filter, 1);",
         "        }",
         "    }",
     ]

@@ -9,22 +9,22 @@ import numpy as np
 from harness.ops.base import Array
 from harness.ops.conv2d import Conv2d
 from harness.ops.lowering import Constant, Cost, Lowering, Reference, Site
-from harness.ops.sparse.common import filters_of, finish_of, window_pitch
+from harness.ops.sparse.common import DISTANCE_LIMIT, filters_of, finish_of, window_pitch
 from harness.ops.sparse.lanes import (
     FINISH_CODE,
     LAYER_CODE,
     WINDOW_CODE,
     LanesForm,
     lane_offsets,
+    scratch_bytes,
     trailing,
     units,
-    window_bytes,
     window_instructions,
     windowed,
 )
 
-# The longest distance that an entry has besides its mark, and the largest offset of a load.
-_DISTANCE, _OFFSET = 127, 4095
+# The largest offset of a load.
+_OFFSET = 4095
 
 # The largest weight: more lists than its bits take would cost more than they gain.
 _LARGEST = 7
@@ -80,32 +80,30 @@ def encode_lists(filters: Array, offsets: Array, bits: int) -> list[int]:
         for bit in reversed(range(bits)):
             subtracted, added = places(np.sign(row) * (np.abs(row) >> bit & 1), offsets)
             for found in (added, subtracted) if bit % 2 else (subtracted, added):
-                entries = [(after - before) << 1 for before, after in zip([0, *found], found, strict=False)]
-                entries[-1] |= 1
-                stream += entries
+                stream += [after - before for before, after in zip([-1, *found], found, strict=False)] + [0]
     return stream
 
 
 def places(digits: Array, offsets: Array) -> tuple[list[int], list[int]]:
     """(N,) digits of -1, 0 or 1 at byte offsets (N,) -> ascending offsets of the -1 and of the 1.
 
-    No list is empty, and neighbours are at most _DISTANCE apart, the first from 0. Where that takes further places,
-    they are in both lists and cancel each other.
+    Neighbours are at most DISTANCE_LIMIT apart, the first from -1. Where that takes further places, they are in both
+    lists and cancel each other.
     """
     lists = [sorted(offsets[digits == sign].tolist()) for sign in (-1, 1)]
-    while (extra := _missing(lists)) is not None:
+    while (far := _before_gap(lists)) is not None:
+        # No other entry is at the same place: a distance of 0 would end its list.
+        extra = next(place for place in range(far + DISTANCE_LIMIT, far, -1) if not any(place in one for one in lists))
         lists = [sorted([*found, extra]) for found in lists]
     return lists[0], lists[1]
 
 
-def _missing(lists: list[list[int]]) -> int | None:
-    """A place that both lists want."""
+def _before_gap(lists: list[list[int]]) -> int | None:
+    """The place before the first distance that is too long."""
     for found in lists:
-        for before, after in zip([0, *found], found, strict=False):
-            if after - before > _DISTANCE:
-                return before + _DISTANCE
-    if not all(lists):
-        return next((found[0] for found in lists if found), 0)
+        for before, after in zip([-1, *found], found, strict=False):
+            if after - before > DISTANCE_LIMIT:
+                return before
     return None
 
 
@@ -128,11 +126,12 @@ class LanesShiftsConv2d(LanesForm):
         stream, finish, strip = self._stream(layer, site), finish_of(layer), strip_of(site.output_shape[1])
         rows, _, filters = site.output_shape
         lists = 2 * planes(layer)
+        entries = len(stream) - filters * lists
         around = _FILTER + 3 * strip.registers + lists * (_LIST + strip.registers)
         return Cost(
             len(stream) + finish.bytes,
-            window_bytes(layer, site),
-            rows * (units(site) // strip.words) * (strip.entry * len(stream) + filters * around + _STRIP)
+            scratch_bytes(layer, site),
+            rows * (units(site) // strip.words) * (strip.entry * entries + filters * around + _STRIP)
             + 16 * rows * filters * units(site)
             + window_instructions(layer, site),
             LAYER_CODE + (WINDOW_CODE if windowed(layer, site) else 0) + _CODE + _REGISTER_CODE * strip.registers,
@@ -196,7 +195,8 @@ def emit_strip(strip: Strip, *, filters: int, lists: int, pitch: int, units: int
 
     r1 then walks over the pixels; r2, lr: words of them. Lanes are in r3 to r12: of each pair of columns the even and
     the odd lanes of the first row and of the second; of a single column, lanes of both rows, left and right.
-    On the stack: how many lists of the filter are left, pixels, where sums go, how many filters are left.
+    On the stack: how many lists of the filter are left, the byte before the pixels, where sums go, how many filters are
+    left.
     """
     lanes = [f"r{number}" for number in range(3, 3 + strip.registers)]
     pairs = [lanes[4 * pair : 4 * pair + 4] for pair in range(strip.pairs)]
@@ -204,6 +204,7 @@ def emit_strip(strip: Strip, *, filters: int, lists: int, pitch: int, units: int
     code = [
         "push {r4-r11, lr}",
         f"movw r3, #{filters}",
+        "subs r1, r1, #1",
         "push {r0-r3}",
         f"1: movs r2, #{lists}",
         "str r2, [sp]",
@@ -211,7 +212,7 @@ def emit_strip(strip: Strip, *, filters: int, lists: int, pitch: int, units: int
         *(f"mov {register}, r3" for register in lanes[1:]),
         "2: ldr r1, [sp, #4]",
         "3: ldrb r2, [r0], #1",
-        "lsrs r2, r2, #1",  # the carry is the mark
+        "cbz r2, 4f",
         "add r1, r1, r2",
     ]
     for pair, (even, odd, below_even, below_odd) in enumerate(pairs):
@@ -231,15 +232,15 @@ def emit_strip(strip: Strip, *, filters: int, lists: int, pitch: int, units: int
             f"uxtab16 {single[0]}, {single[0]}, r2",
             f"uxtab16 {single[1]}, {single[1]}, r2, ror #8",
         ]
-    code += ["bcc 3b", "ldr r2, [sp]", "subs r2, r2, #1", "beq 5f", "str r2, [sp]"]
+    code += ["b 3b", "4: ldr r2, [sp]", "subs r2, r2, #1", "beq 6f", "str r2, [sp]"]
     if lists > 2:
         code += [
             "lsrs r2, r2, #1",
-            "bcs 4f",
+            "bcs 5f",
             *(f"sadd16 {register}, {register}, {register}" for register in lanes),
             "b 2b",
         ]
-    code += ["4: movs r2, #0", *(f"ssub16 {register}, r2, {register}" for register in lanes), "b 2b", "5:"]
+    code += ["5: movs r2, #0", *(f"ssub16 {register}, r2, {register}" for register in lanes), "b 2b", "6:"]
     for one in pairs:
         code += [line for first, second in ((0, 1), (2, 3), (0, 2)) for line in _larger(one[first], one[second])]
     if single:

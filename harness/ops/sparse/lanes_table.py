@@ -16,9 +16,9 @@ from harness.ops.sparse.lanes import (
     WINDOW_CODE,
     LanesForm,
     lane_offsets,
+    scratch_bytes,
     trailing,
     units,
-    window_bytes,
     window_instructions,
     windowed,
 )
@@ -67,7 +67,7 @@ class LanesTableConv2d(LanesForm):
         steps = rows * units(site)
         return Cost(
             2 * entries + finish.bytes,
-            window_bytes(layer, site),
+            scratch_bytes(layer, site),
             steps * (14 * entries + 30 * filters) + 30 * rows * filters + window_instructions(layer, site),
             LAYER_CODE + (WINDOW_CODE if windowed(layer, site) else 0),
             {
