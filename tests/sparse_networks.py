@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from count_instructions import BareCore, Image, Inference
 from count_instructions import build as build_bare
+from networks import Builder as Builder
 
 POOL2 = Window((2, 2), (2, 2))
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import Builder
-from sparse_networks import POOL2, Sparse, in_c, on_core
+from sparse_networks import POOL2, Builder, Sparse, in_c, on_core
 from test_sparse_forms import assignments, site
 
 from harness.codegen import choose
@@ -99,11 +98,12 @@ def test_weights_as_code_are_sums_of_powers() -> None:
         assert len(found) <= (abs(weight).bit_length() + 2) // 2
 
 
-def test_emitted_code_has_the_length_that_it_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("filters", [1, 5, 8])
+def test_emitted_code_has_the_length_that_it_says(filters: int, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    filters = np.where(random.random((8, 20)) < 0.6, random.integers(-15, 16, (8, 20)), 0)
+    weight = np.where(random.random((filters, 20)) < 0.6, random.integers(-15, 16, (filters, 20)), 0)
     offsets = np.arange(20) % 5 + np.arange(20) // 5 * 37
-    code = emit_group(filters, offsets, 32)
+    code = emit_group(weight, offsets, pitch=37, units=7, stride=300)
     source = tmp_path / "group.s"
     source.write_text(".syntax unified\n.thumb\n.text\n" + "\n".join(line.text for line in code) + "\n")
     command = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-c", str(source), "-o", str(tmp_path / "group.o")]

@@ -56,7 +56,7 @@ _CANDIDATE_STEP = 0.85
 # Candidates nearer to each other than this are not worth another training.
 _RESOLUTION = 0.96
 # An epoch, and a validation, of a large network sees fewer images: this many products bound how long the search takes.
-_EPOCH_PRODUCTS = 150_000_000_000
+_EPOCH_PRODUCTS = 100_000_000_000
 _MASK_UPDATES = 8
 _WARM_UP = 0.5
 

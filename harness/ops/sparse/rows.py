@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -37,7 +39,8 @@ from harness.ops.sparse.common import (
 # Most positions of a pooling window (NN_SPARSE_POSITIONS).
 _POSITIONS = 9
 
-_LINEAR_CODE, _CONV_CODE, _WINDOW_CODE = 95, 240, 170
+# Bytes of code that a window takes.
+_WINDOW_CODE = 170
 
 
 def encode_rows(filters: Array, positions: Array) -> tuple[Array, list[int]]:
@@ -57,31 +60,36 @@ def encode_rows(filters: Array, positions: Array) -> tuple[Array, list[int]]:
     return np.array(entries, np.uint8), lengths
 
 
-class RowsLinear(SparseForm[Linear]):
-    """(distance, weight) pairs, row by row."""
+class EntriesLinear(SparseForm[Linear]):
+    """Rows of entries, which a subclass encodes. Kernels and headers have its name.
 
-    name = "rows"
+    instructions: of an entry, of a row; code: bytes of the layer's function.
+    """
+
+    instructions: ClassVar[tuple[int, int]]
+    code: ClassVar[int]
+
+    @staticmethod
+    @abstractmethod
+    def encode(filters: Array, positions: Array) -> tuple[Array, list[int]]:
+        """(O, N) weights at ascending byte positions (N,) -> entries (bytes), and how many each row has."""
 
     def refusal(self, layer: Linear, site: Site) -> str | None:
         return plain_storage(site) or refuse_accumulators(layer)
 
     def cost(self, layer: Linear, site: Site) -> Cost:
-        entries, lengths = encode_rows(filters_of(layer), np.arange(layer.weight.shape[1]))
+        entries, lengths = self._entries(layer)
         constants = row_constants(layer, entries, lengths)[0]
-        return Cost(
-            sum(constant.bytes for constant in constants),
-            0,
-            8 * sum(lengths) + 13 * len(lengths),
-            code=_LINEAR_CODE,
-        )
+        of_entry, of_row = self.instructions
+        flash = sum(constant.bytes for constant in constants)
+        return Cost(flash, 0, of_entry * sum(lengths) + of_row * len(lengths), code=self.code)
 
     def lower(self, layer: Linear, site: Site) -> Lowering:
-        entries, lengths = encode_rows(filters_of(layer), np.arange(layer.weight.shape[1]))
-        constants, fields = row_constants(layer, entries, lengths)
+        constants, fields = row_constants(layer, *self._entries(layer))
         return Lowering(
             form=self.name,
-            header="nn_sparse_rows.h",
-            kernel="nn_sparse_rows_linear",
+            header=f"nn_sparse_{self.name}.h",
+            kernel=f"nn_sparse_{self.name}_linear",
             record="nn_sparse_rows_linear_layer",
             fields={"shape": linear_shape(layer, site), **fields},
             constants=constants,
@@ -90,11 +98,23 @@ class RowsLinear(SparseForm[Linear]):
     def writes(self, layer: Linear, site: Site) -> frozenset[Storage]:
         return frozenset({site.output})
 
+    def _entries(self, layer: Linear) -> tuple[Array, list[int]]:
+        return self.encode(filters_of(layer), np.arange(layer.weight.shape[1]))
 
-class RowsConv2d(SparseForm[Conv2d]):
-    """(distance, weight) pairs, filter by filter; each is read once for all positions of a pooling window."""
 
-    name = "rows"
+class EntriesConv2d(SparseForm[Conv2d]):
+    """Filters of entries, which a subclass encodes; each is read once for all positions of a pooling window.
+
+    instructions: of an entry, and of it at each position; code: bytes of the layer's function.
+    """
+
+    instructions: ClassVar[tuple[int, int]]
+    code: ClassVar[int]
+
+    @staticmethod
+    @abstractmethod
+    def encode(filters: Array, positions: Array) -> tuple[Array, list[int]]:
+        """(O, N) weights at ascending byte positions (N,) -> entries (bytes), and how many each filter has."""
 
     def refusal(self, layer: Conv2d, site: Site) -> str | None:
         if layer.pool is not None and layer.pool.kernel[0] * layer.pool.kernel[1] > _POSITIONS:
@@ -102,27 +122,27 @@ class RowsConv2d(SparseForm[Conv2d]):
         return plain_storage(site) or refuse_accumulators(layer)
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
-        entries, lengths = encode_rows(filters_of(layer), offsets(layer, site))
+        entries, lengths = self._entries(layer, site)
         constants = row_constants(layer, entries, lengths)[0]
         padded = any(layer.padding)
         tile, tiles = tiling(layer, site)
+        of_entry, at_position = self.instructions
         copied = site.input_shape[0] * window_pitch(layer, site) if padded else 0
         return Cost(
             sum(constant.bytes for constant in constants),
             window_height(layer) * window_pitch(layer, site) if padded else 0,
-            tiles * (sum(lengths) * (5 + 2 * tile) + len(lengths) * (12 + 9 * tile)) + 10 * copied,
-            code=_CONV_CODE + (_WINDOW_CODE if padded else 0),
+            tiles * (sum(lengths) * (of_entry + at_position * tile) + len(lengths) * (12 + 9 * tile)) + 10 * copied,
+            code=self.code + (_WINDOW_CODE if padded else 0),
             overlap=overlap(layer, site, windowed=padded, buffered=False),
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
-        entries, lengths = encode_rows(filters_of(layer), offsets(layer, site))
-        constants, fields = row_constants(layer, entries, lengths)
+        constants, fields = row_constants(layer, *self._entries(layer, site))
         padded = any(layer.padding)
         return Lowering(
             form=self.name,
-            header="nn_sparse_rows.h",
-            kernel="nn_sparse_rows_conv2d_padded" if padded else "nn_sparse_rows_conv2d",
+            header=f"nn_sparse_{self.name}.h",
+            kernel=f"nn_sparse_{self.name}_conv2d" + ("_padded" if padded else ""),
             record="nn_sparse_rows_conv2d_layer",
             fields={"shape": conv_shape(layer, site), "input_zero_point": layer.input_zero_point, **fields},
             constants=constants,
@@ -132,6 +152,27 @@ class RowsConv2d(SparseForm[Conv2d]):
 
     def writes(self, layer: Conv2d, site: Site) -> frozenset[Storage]:
         return frozenset({site.output})
+
+    def _entries(self, layer: Conv2d, site: Site) -> tuple[Array, list[int]]:
+        return self.encode(filters_of(layer), offsets(layer, site))
+
+
+class RowsLinear(EntriesLinear):
+    """(distance, weight) pairs, row by row."""
+
+    name = "rows"
+    instructions = (8, 13)
+    code = 95
+    encode = staticmethod(encode_rows)
+
+
+class RowsConv2d(EntriesConv2d):
+    """(distance, weight) pairs, filter by filter."""
+
+    name = "rows"
+    instructions = (5, 2)
+    code = 240
+    encode = staticmethod(encode_rows)
 
 
 def tiling(layer: Conv2d, site: Site) -> tuple[int, int]:
