@@ -48,7 +48,7 @@ def odd_student(levels: int = 7) -> Student:
     graph = odd_network()
     count = len(network.weighted(graph))
     calibration = (images(64).astype(np.float32) - 100) / 255
-    return Student(graph, (Setting(levels, False, True, False),) * count, calibration, 1 / 255, 100)
+    return Student(graph, (Setting(levels, True, False),) * count, calibration, 1 / 255, 100)
 
 
 def test_bias_bytes_follow_the_narrowest_exact_form() -> None:
@@ -57,40 +57,6 @@ def test_bias_bytes_follow_the_narrowest_exact_form() -> None:
     assert cost.bias_bytes(np.array([1, 200])) == 4
     assert cost.bias_bytes(np.array([1, 2**15])) == 8
     assert cost.bias_bytes(np.zeros(5, np.int32)) == 5
-
-
-def test_the_nearest_of_powers_and_of_all_levels() -> None:
-    x = torch.tensor([-9.0, -3.1, -2.9, -1.4, -0.6, -0.4, 0.0, 0.49, 0.74, 0.76, 1.6, 2.2, 3.5, 5.0])
-    powers = Setting(4, True, True, True).nearest(x)
-    assert powers.tolist() == [-4, -4, -2, -1, -1, 0, 0, 0, 1, 1, 2, 2, 4, 4]
-    grid = torch.tensor([0.0, 1.0, 2.0, 4.0])
-    best = (x.abs().clamp(max=4.0)[:, None] - grid).abs().min(dim=1).values
-    assert torch.equal((x.clamp(-4, 4) - powers).abs(), best)
-    assert Setting(3, False, True, True).nearest(x).tolist() == x.clamp(-3, 3).round().tolist()
-
-
-def test_repaired_powers_stay_powers() -> None:
-    integers = np.full((1, 40), 4, np.int8)
-    wanted = np.linspace(2.6, 4.4, 40)[None]
-    repaired = repair_lanes(integers, wanted, powers=True)
-    assert repaired.sum() <= cost.LANE_LIMIT
-    assert repaired.sum() > cost.LANE_LIMIT - 4
-    assert set(np.unique(repaired).tolist()) <= {0, 1, 2, 4}
-    assert (np.diff(repaired[0].astype(int)) >= 0).all()
-
-
-def test_layers_get_the_levels_that_their_cheapest_form_stores() -> None:
-    def conv(filters: int, kernel: int, channels: int) -> Conv2d:
-        weight = np.ones((filters, kernel, kernel, channels), np.float32)
-        return Conv2d("conv", ("x",), "conv", weight, np.zeros(filters, np.float32))
-
-    model = cost.StreamCostModel()
-    assert model.levels(conv(6, 5, 1), 784) == (7, False)
-    assert model.levels(conv(16, 5, 6), 100) == (4, True)
-    # More weights than lanes could sum up.
-    assert model.levels(conv(16, 5, 32), 256) == (127, False)
-    fc = Linear("fc", ("x",), "fc", np.ones((4, 50), np.float32), np.zeros(4, np.float32))
-    assert model.levels(fc, 1) == (3, False)
 
 
 @pytest.mark.parametrize(("levels", "limit"), [(1, 127), (2, 63), (3, 31), (4, 31), (7, 15), (8, 15)])

@@ -75,7 +75,7 @@ def test_the_result_is_small_integer_and_within_the_budget(
     assert report.bytes < dense / 2
     best = min(
         (c for c in report.candidates if c.within_budget),
-        key=lambda c: (not c.confirmed, c.bytes + c.instructions / 25),
+        key=lambda c: (not c.confirmed, c.bytes + c.instructions / 60),
     )
     assert (best.bytes, best.nonzero) == (report.bytes, report.nonzero)
 
@@ -85,10 +85,7 @@ def test_levels_lanes_and_scales_keep_their_promises(report: DeepReport, network
     for layer, row in zip(report.graph.layers, report.layers, strict=True):
         assert isinstance(layer, Conv2d | Linear)
         assert row.name == layer.name and row.outputs == len(layer.weight)
-        original = network_layers[row.name]
-        levels, powers = cost.StreamCostModel().levels(original, cost.positions(network, original))
-        assert row.levels == np.abs(layer.weight).max() <= levels
-        assert not powers or set(np.unique(np.abs(layer.weight)).tolist()) <= {0, 1, 2, 4}
+        assert row.levels == np.abs(layer.weight).max() <= cost.StreamCostModel().levels(network_layers[row.name])
         if layer.requantize is not None:
             assert len(set(layer.requantize.multiplier.tolist())) == 1
         if isinstance(layer, Conv2d) and layer.stride == (1, 1):

@@ -18,11 +18,11 @@ from harness.ops.lowering import DEFAULT_STORAGE, Site, Target
 from harness.ops.max_pool2d import Window
 
 
-def turns(filters: int) -> Graph:
+def turns(width: int) -> Graph:
     """Two layers in turns: their rows lie in a window with margins, and the last row is of no use to the second."""
     return (
-        Sparse((37, 24, 3), seed=6, density=0.15, levels=3)
-        .conv2d(filters, (4, 5), padding=(2, 2), pool=POOL2, zero_point=5)
+        Sparse((37, width, 3), seed=6, density=0.15, levels=3)
+        .conv2d(24, (4, 5), padding=(2, 2), pool=POOL2, zero_point=5)
         .conv2d(2, (5, 3), padding=(0, 2), pool=POOL2)
         .linear(4, last=True)
         .build()
@@ -127,25 +127,25 @@ def test_every_form_is_bit_exact(name: str, turn: int, tmp_path: Path, cache: Pa
 
 
 @pytest.mark.parametrize(
-    ("filters", "first", "second", "kernel"),
+    ("width", "first", "second", "kernel"),
     [
         (24, "lanes-code", "lanes-table", "nn_lanes_interleaved_apart("),
         (24, "lanes-bytes", "lanes-code", "nn_lanes_interleaved_apart("),
-        (9, "lanes-shifts", "lanes-shifts", "nn_lanes_interleaved("),
+        (8, "lanes-code", "lanes-strip", "nn_lanes_interleaved("),
     ],
 )
 def test_interleaved_layers_save_memory_and_stay_exact(
-    filters: int, first: str, second: str, kernel: str, tmp_path: Path, cache: Path
+    width: int, first: str, second: str, kernel: str, tmp_path: Path, cache: Path
 ) -> None:
     """Lanes of a row are on the stack where they are few."""
-    graph = turns(filters)
+    graph = turns(width)
     generated = in_c(graph, {"conv1": first, "conv2": second})
     between = graph.tensors["conv1"].elements
     assert kernel in generated.files["network.c"]
     assert generated.activation_bytes < graph.input_tensor.elements + between
     outcome = on_core(graph, generated, tmp_path)
     assert all(outcome.exact)
-    assert outcome.inference is not None and outcome.inference.stack < 700
+    assert outcome.inference is not None and outcome.inference.stack <= 1024
     assert all(on_host(graph, generated, cache).exact)
 
 

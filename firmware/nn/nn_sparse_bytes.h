@@ -31,17 +31,21 @@ NN_INLINE const uint8_t *nn_sparse_bytes_row(const uint8_t *x, const uint8_t *en
                                              uint32_t weight_bits, int32_t *sum)
 {
 #if NN_DSP
-    /* Two entries at a time; an odd number begins with the second. The count's register is free then. */
+    /* Four entries at a time, behind what is left of such a number. The count's register is free then. */
     uint32_t rounds, weight;
     int32_t total = *sum;
-    __asm__("lsrs %[rounds], %[count], #1\n\t" /* the carry: an odd number */
-            "adc %[rounds], %[rounds], #0\n\t"
-            "bcs 2f\n\t"
-            "beq 3f\n"
-            "1:\n\t" NN_SPARSE_BYTES_ENTRY "2:\n\t" NN_SPARSE_BYTES_ENTRY
+    __asm__("lsrs %[rounds], %[count], #1\n\t"
+            "bcc 1f\n\t" NN_SPARSE_BYTES_ENTRY
+            "1:\n\t"
+            "lsrs %[rounds], %[rounds], #1\n\t"
+            "bcc 2f\n\t" NN_SPARSE_BYTES_ENTRY "\t" NN_SPARSE_BYTES_ENTRY
+            "2:\n\t"
+            "beq 4f\n"
+            "3:\n\t" NN_SPARSE_BYTES_ENTRY "\t" NN_SPARSE_BYTES_ENTRY "\t" NN_SPARSE_BYTES_ENTRY
+            "\t" NN_SPARSE_BYTES_ENTRY "\t"
             "subs %[rounds], %[rounds], #1\n\t"
-            "bne 1b\n"
-            "3:"
+            "bne 3b\n"
+            "4:"
             : [x] "+&r"(x), [entry] "+&r"(entry), [rounds] "=&r"(rounds), [total] "+&r"(total), [weight] "=&r"(weight),
               [count] "+&r"(count)
             : [bits] "i"(weight_bits)
@@ -62,16 +66,16 @@ NN_INLINE const uint8_t *nn_sparse_bytes_row(const uint8_t *x, const uint8_t *en
 NN_INLINE void nn_sparse_bytes_linear(const nn_sparse_bytes_layer *layer, const void *input, void *output,
                                       uint32_t weight_bits, nn_sparse_kind kind)
 {
-    /* A copy: a store of an output might change what is behind a pointer. */
-    const nn_sparse_bytes_layer own = *layer;
-    const uint8_t *next = own.stream;
+    /* Copies: a store of an output might change what is behind a pointer. */
+    const nn_sparse_finish finish = layer->finish;
+    const uint8_t *next = layer->stream;
     uint8_t *out = output;
-    uint32_t row = 0;
+    uint32_t row = 0, left = layer->outputs;
     do {
-        int32_t sum = nn_sparse_bias(&own.finish, kind, row);
+        int32_t sum = nn_sparse_bias(&finish, kind, row);
         next = nn_sparse_bytes_row(input, next + 1, *next, weight_bits, &sum);
-        out = nn_sparse_store_row(&own.finish, kind, sum, row, out);
-    } while (++row < own.outputs);
+        out = nn_sparse_store_row(&finish, kind, sum, row++, out);
+    } while (--left);
 }
 
 #endif

@@ -19,15 +19,13 @@ from harness.ops.linear import Linear
 Prefer = Literal["size", "speed", "balanced"]
 
 _LANE_LEVELS = 7
-_SHIFT_LEVELS = 4
 _PAIR_LEVELS = 127
 # 3 bits of a stream's byte, which leaves 5 for the distance. Measured on LeNet-5's widest layer: 2 levels and 6 bits
-# need no fillers, but lose more accuracy than the weights that fit into those bytes win back. A fourth level would only
-# fit in the negative.
-_STREAM_LEVELS = 3
+# need no fillers, but lose more accuracy than the weights that fit into those bytes win back.
+_STREAM_LEVELS = 4
 
 # How many instructions of one inference weigh as much as one byte of flash.
-_INSTRUCTIONS_PER_BYTE: dict[str, float] = {"size": 1000.0, "balanced": 25.0, "speed": 8.0}
+_INSTRUCTIONS_PER_BYTE: dict[str, float] = {"size": 1000.0, "balanced": 60.0, "speed": 12.0}
 
 
 @dataclass(frozen=True)
@@ -61,40 +59,23 @@ class CostModel(Protocol):
     def needs_lanes(self, layer: Conv2d | Linear) -> bool:
         """Whether the cheapest form sums this layer in 16-bit lanes, so that `lane_limit` binds each filter."""
 
-    def levels(self, layer: Conv2d | Linear, positions: int) -> tuple[int, bool]:
-        """The fewest levels that are worth having: weights are -levels..levels; and whether only powers of two are.
-
-        Asked only where `prunable`. positions: as of `estimate`.
-        """
+    def levels(self, layer: Conv2d | Linear) -> int:
+        """The fewest levels that are worth having: weights are -levels..levels. Asked only where `prunable`."""
 
     def estimate(self, layer: Conv2d | Linear, positions: int) -> LayerCost:
         """The cost of an integer layer that is applied at `positions` places of its input."""
 
 
-# What the positive weights of a filter, and the negative ones, may sum to, so that 16 bits hold any sum with 8-bit
-# inputs (128 * 255 < 2**15).
-LANE_LIMIT = 128
-
-# Instructions per weight and position: a weight as an instruction on two lanes, in a table, in a list of those of one
-# size, as a pair of distance and weight, in a dense kernel; and per weight in a stream. And the bytes of each.
-_CODED, _TABLED, _LISTED, _PAIRED, _DENSE, _STREAMED = 0.5, 1.8, 1.1, 3.3, 0.95, 5.5
-_CODED_BYTES, _TABLED_BYTES, _LISTED_BYTES, _PAIRED_BYTES = 3.0, 2.0, 1.0, 2.0
-# Code loads and unpacks the pixels of an element of the kernel once for so many filters.
-_TAP, _TAP_BYTES, _GROUP = 0.8, 6.0, 8
-# Lists of a filter: three sizes of either sign. Each takes some instructions, and is empty now and then.
-_LISTS, _LIST = 6, 0.6
-# Instructions per output before pooling: starting, comparing and finishing it.
-_OUTPUT = 4.0
-
-
 @dataclass(frozen=True)
 class StreamCostModel:
-    """Convolutions of stride 1 with small kernels in lanes, others as pairs; byte-coded streams for everything else.
+    """Lane-packed tables for small convolutions of stride 1, pairs of distance and weight for other convolutions,
+    byte-coded streams for everything else.
 
-    rate: instructions of one inference that weigh as much as one byte, where a layer could be stored in several ways.
+    lane_bytes: of one nonzero weight in a lane-packed table. lane_limit: what the positive weights of a filter, and the
+    negative ones, may sum to, so that 16 bits hold any sum with 8-bit inputs (128 * 255 < 2**15).
     """
 
-    rate: float = 25.0
+    lane_bytes: float = 1.5
 
     @property
     def version(self) -> str:
@@ -104,89 +85,61 @@ class StreamCostModel:
         return True
 
     def needs_lanes(self, layer: Conv2d | Linear) -> bool:
-        # Larger filters could only keep the limit with most weights at zero from the start.
+        # Larger filters could only keep to the limit with most of their weights at zero from the start.
         return isinstance(layer, Conv2d) and layer.stride == (1, 1) and layer.weight[0].size <= 2 * LANE_LIMIT
 
-    def levels(self, layer: Conv2d | Linear, positions: int) -> tuple[int, bool]:
-        if not isinstance(layer, Conv2d):
-            return _STREAM_LEVELS, False
-        if not self.needs_lanes(layer):
-            return _PAIR_LEVELS, False
-        # As if half of the weights were left: nobody knows yet.
-        ways = self._lanes(layer, 0.5 * layer.weight.size, positions)
-        powers = min(ways, key=lambda way: way.price(self.rate)).form == "lanes-shifts"
-        return (_SHIFT_LEVELS, True) if powers else (_LANE_LEVELS, False)
+    def levels(self, layer: Conv2d | Linear) -> int:
+        if self.needs_lanes(layer):
+            return _LANE_LEVELS
+        return _PAIR_LEVELS if isinstance(layer, Conv2d) else _STREAM_LEVELS
 
     def estimate(self, layer: Conv2d | Linear, positions: int) -> LayerCost:
         weight = layer.weight.reshape(len(layer.weight), -1)
         nonzero = int(np.count_nonzero(weight))
         constants = bias_bytes(layer.bias) + (8 if layer.requantize is not None else 0)
-        outputs = len(weight) * (10 + _OUTPUT * positions)
-        ways = [_Way("dense", 0.0, 0.0, float(weight.size), _DENSE * weight.size * positions)]
+        fixed_instructions = len(weight) * (10 + 8 * positions)
+        entropy = _entropy_bytes(weight) + constants
+        dense = LayerCost(
+            "dense", weight.size + constants, constants, int(1.3 * weight.size * positions), fixed_instructions, entropy
+        )
+        fixed = constants + len(weight)
         if self.needs_lanes(layer):
-            ways += self._lanes(layer, nonzero, positions)
-            largest = np.abs(weight.astype(np.int64))
-            if (largest & (largest - 1)).any() or largest.max() > _SHIFT_LEVELS:
-                ways = [way for way in ways if way.form != "lanes-shifts"]
+            # Two positions per MLA, plus the share of loading and unpacking.
+            stored = LayerCost(
+                "lanes",
+                fixed + round(self.lane_bytes * nonzero),
+                fixed,
+                fixed_instructions + round(1.2 * nonzero * positions / 2),
+                fixed_instructions,
+                entropy,
+            )
         elif isinstance(layer, Conv2d):
-            ways.append(_Way("pairs", len(weight), 0, _PAIRED_BYTES * nonzero, _PAIRED * nonzero * positions))
+            # Each entry is read once for the positions of a pooling window.
+            stored = LayerCost(
+                "pairs",
+                fixed + 2 * nonzero,
+                fixed,
+                fixed_instructions + round(3.3 * nonzero * positions),
+                fixed_instructions,
+                entropy,
+            )
         else:
             fillers = _fillers(weight, delta_limit(int(np.abs(weight.astype(np.int64)).max(initial=1))))
-            ways.append(
-                _Way(
-                    "stream",
-                    len(weight) + fillers,
-                    _STREAMED * fillers * positions,
-                    nonzero,
-                    _STREAMED * nonzero * positions,
-                )
+            fixed += fillers
+            fixed_instructions += 5 * fillers * positions
+            stored = LayerCost(
+                "stream",
+                fixed + nonzero,
+                fixed,
+                fixed_instructions + 5 * nonzero * positions,
+                fixed_instructions,
+                entropy,
             )
-        best = min(ways, key=lambda way: way.price(self.rate))
-        return LayerCost(
-            best.form,
-            round(constants + best.unit_bytes + best.weight_bytes),
-            round(constants + best.unit_bytes),
-            round(outputs + best.unit_instructions + best.weight_instructions),
-            round(outputs + best.unit_instructions),
-            _entropy_bytes(weight) + constants,
-        )
-
-    def _lanes(self, layer: Conv2d | Linear, nonzero: float, positions: int) -> list[_Way]:
-        """What the forms in lanes cost with `nonzero` weights."""
-        filters = len(layer.weight)
-        taps = -(-filters // _GROUP) * layer.weight[0].size
-        return [
-            _Way(
-                "lanes-code",
-                _TAP_BYTES * taps,
-                _TAP * taps * positions,
-                _CODED_BYTES * nonzero,
-                _CODED * nonzero * positions,
-            ),
-            _Way("lanes-table", 0.0, 0.0, _TABLED_BYTES * nonzero, _TABLED * nonzero * positions),
-            _Way(
-                "lanes-shifts",
-                0.2 * _LISTS * filters,
-                _LIST * _LISTS * filters * positions,
-                _LISTED_BYTES * nonzero,
-                _LISTED * nonzero * positions,
-            ),
-        ]
+        rate = _INSTRUCTIONS_PER_BYTE["balanced"]
+        return min(stored, dense, key=lambda cost: cost.bytes + cost.instructions / rate)
 
 
-@dataclass(frozen=True)
-class _Way:
-    """What storing a layer in one form takes: as much for each weight as for any other, and besides."""
-
-    form: str
-    unit_bytes: float
-    unit_instructions: float
-    weight_bytes: float
-    weight_instructions: float
-
-    def price(self, rate: float) -> float:
-        """In bytes."""
-        return self.unit_bytes + self.weight_bytes + (self.unit_instructions + self.weight_instructions) / rate
+LANE_LIMIT = 128
 
 
 def instructions_per_byte(prefer: str) -> float:

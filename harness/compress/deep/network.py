@@ -35,31 +35,20 @@ DENSE_LEVELS = 127
 class Setting:
     """How one weighted layer is compressed. levels: weights are -levels..levels times one scale.
 
-    powers: they are powers of two, too, or 0. prunable: False leaves it dense int8. lanes: its filters' positive and
-    negative sums are bounded by LANE_LIMIT.
+    prunable: False leaves it dense int8. lanes: its filters' positive and negative sums are bounded by LANE_LIMIT.
     """
 
     levels: int
-    powers: bool
     prunable: bool
     lanes: bool
-
-    def nearest(self, x: Tensor) -> Tensor:
-        """The level that is nearest to each element of x."""
-        clamped = x.clamp(-self.levels, self.levels)
-        if not self.powers:
-            return clamped.round()
-        # Between 2^k and 2^(k+1) the middle is 3/4 of the larger one.
-        size = torch.exp2(torch.floor(torch.log2(clamped.abs().clamp(min=0.75) / 0.75)))
-        return torch.where(clamped.abs() < 0.5, 0.0, size * clamped.sign())
 
 
 def settings(graph: Graph, cost: CostModel) -> tuple[Setting, ...]:
     """One setting per weighted layer of `graph`, in order."""
     return tuple(
-        Setting(*cost.levels(layer, positions(graph, layer)), True, cost.needs_lanes(layer))
+        Setting(cost.levels(layer), True, cost.needs_lanes(layer))
         if cost.prunable(layer)
-        else Setting(DENSE_LEVELS, False, False, False)
+        else Setting(DENSE_LEVELS, False, False)
         for layer in weighted(graph)
     )
 
@@ -154,13 +143,11 @@ class Student(nn.Module):
 
     def _fake_weight(self, index: int) -> Tensor:
         """Masked, rounded weights."""
-        latent, mask, setting = self.weight[index], self.masks[index], self.settings[index]
+        latent, mask, levels = self.weight[index], self.masks[index], self.settings[index].levels
         scale = self.log_scale[index].exp()
         # The scale learns as in arXiv 1902.08153, but a weight's gradient also passes beyond the outermost level:
         # pruning leaves mostly large weights, and all that had ever been clipped would be frozen.
-        wanted = latent.detach() / scale
-        clamped = wanted.clamp(-setting.levels, setting.levels)
-        rounded = (clamped + (setting.nearest(wanted) - clamped).detach()) * scale
+        rounded = _rounded(latent.detach() / scale, -levels, levels) * scale
         kept: Tensor = (rounded + latent - latent.detach()) * mask
         return kept
 
@@ -185,7 +172,7 @@ class Student(nn.Module):
         ):
             if not setting.lanes:
                 continue
-            integers = setting.nearest(latent / log_scale.exp()) * mask
+            integers = (latent / log_scale.exp()).clamp(-setting.levels, setting.levels).round() * mask
             for sign in (1, -1):
                 part = (sign * integers).clamp(min=0)
                 factor = LANE_LIMIT / part.sum(dim=(1, 2, 3), keepdim=True).clamp(min=LANE_LIMIT)
@@ -198,10 +185,9 @@ class Student(nn.Module):
         for latent, mask, log_scale, setting in zip(
             self.weight, self.masks, self.log_scale, self.settings, strict=True
         ):
-            scaled = latent / log_scale.exp()
-            integers = (setting.nearest(scaled) * mask).numpy().astype(np.int8)
-            scaled = scaled.clamp(-setting.levels, setting.levels)
-            result.append(repair_lanes(integers, scaled.numpy(), powers=setting.powers) if setting.lanes else integers)
+            scaled = (latent / log_scale.exp()).clamp(-setting.levels, setting.levels)
+            integers = (scaled.round() * mask).numpy().astype(np.int8)
+            result.append(repair_lanes(integers, scaled.numpy()) if setting.lanes else integers)
         return result
 
     @torch.no_grad()
@@ -255,22 +241,21 @@ class Student(nn.Module):
         return positions(self.graph, weighted(self.graph)[index])
 
 
-def repair_lanes(integers: Array, wanted: Array, *, powers: bool = False) -> Array:
+def repair_lanes(integers: Array, wanted: Array) -> Array:
     """Weights whose positive and negative sums are within LANE_LIMIT in each filter.
 
-    integers: (O, ...) int8. wanted: the same before rounding: the weights that were rounded up furthest lose a step:
-    one, or where they are `powers` of two, half of what they are.
+    integers: (O, ...) int8. wanted: the same before rounding: the weights that were rounded up furthest lose a step.
     """
     result = integers.astype(np.int64)
-    distant = np.abs(result) - np.abs(wanted.astype(np.float64))
-    for row, distance in zip(result.reshape(len(result), -1), distant.reshape(len(result), -1), strict=True):
+    error = np.abs(result) - np.abs(wanted.astype(np.float64))
+    for row, distance in zip(result.reshape(len(result), -1), error.reshape(len(result), -1), strict=True):
         for sign in (1, -1):
-            while int((sign * row).clip(min=0).sum()) > LANE_LIMIT:
+            excess = int((sign * row).clip(min=0).sum()) - LANE_LIMIT
+            for _ in range(max(0, excess)):
                 candidates = np.flatnonzero(sign * row > 0)
                 worst = candidates[np.argmax(distance[candidates])]
-                step = max(1, abs(int(row[worst])) // 2) if powers else 1
-                row[worst] -= sign * step
-                distance[worst] -= step
+                row[worst] -= sign
+                distance[worst] -= 1
     return result.astype(integers.dtype)
 
 

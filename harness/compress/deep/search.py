@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import itertools
 import json
 import math
 import time
@@ -46,10 +45,10 @@ _CALIBRATION_IMAGES = 512
 # Of the network's cost, per epoch of the descent: fast while it loses nothing, slower from then on.
 _FAST, _SLOW = 0.72, 0.90
 _DESCENT_EPOCHS = 30
-# Before it, at most, as long as the unpruned network gains.
+# Of these, at most, before anything is pruned, as long as the network gains.
 _SETTLING = 8
 _CANDIDATE_EPOCHS = 8
-_CANDIDATES = 6
+_CANDIDATES = 5
 # More, as long as none is within the budget.
 _MOST_CANDIDATES = 10
 _CANDIDATE_STEP = 0.85
@@ -84,7 +83,7 @@ class Candidate:
     """One annealed network. target: the cost that it was pruned to. accuracy: of its exact integers, on validation.
 
     shifted_loss: percentage points lost against the float network where both see validation moved by up to a pixel.
-    confirmed: within the budget there too, so that it hardly is by luck. passed: the next one may be smaller.
+    confirmed: within the budget there too, so that it hardly is by luck.
     """
 
     target: float
@@ -95,7 +94,6 @@ class Candidate:
     shifted_loss: float
     within_budget: bool
     confirmed: bool
-    passed: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,8 +165,8 @@ def compress(
     Results are kept in `cache_dir` by the content of graph, data and options. InputError for options out of range, data
     that does not fit the network, and a budget that cannot be met: it says how near the search came.
     """
+    model = cost or StreamCostModel()
     options = _checked(float_graph, dataset, accuracy_budget, sparsity, seed, prefer, epochs_scale, threads)
-    model = cost or StreamCostModel(options.rate)
     folder = cache_dir / "deep" / _key(float_graph, dataset, options, model)
     cached = _cached(folder)
     if cached is not None:
@@ -524,10 +522,9 @@ class _Search:
             shifted_loss=shifted_loss,
             within_budget=within,
             confirmed=within and shifted_loss <= limit,
-            # Once there is a result, the direction follows the shifted loss alone, of which less is luck.
-            passed=shifted_loss <= limit and (within or journal.accepted is not None),
         )
-        if candidate.passed:
+        # Once there is a result, the direction follows the shifted loss alone, of which less is luck.
+        if shifted_loss <= limit and (within or journal.accepted is not None):
             if journal.failed is not None and journal.failed >= journal.target:
                 journal.failed = None
             journal.passed = min(journal.target, journal.passed or math.inf)
@@ -543,14 +540,13 @@ class _Search:
         journal.target = self._next_target()
 
     def _next_target(self) -> float:
-        """Ever larger steps, in either direction, until the budget lies between two targets; then bisection."""
         passed, failed = self.journal.passed, self.journal.failed
         if passed is None:
             assert failed is not None
+            # Ever larger steps: a network that needs most of its weights is reached in a few.
             return failed / _CANDIDATE_STEP ** max(1, len(self.journal.candidates) - 1)
         if failed is None or failed >= passed:
-            in_a_row = itertools.takewhile(lambda candidate: candidate.passed, reversed(self.journal.candidates))
-            return passed * _CANDIDATE_STEP ** sum(1 for _ in in_a_row)
+            return passed * _CANDIDATE_STEP
         return math.sqrt(passed * failed)
 
     def _finished(self) -> bool:

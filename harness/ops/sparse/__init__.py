@@ -14,7 +14,7 @@ from harness.ops.sparse.blocks import BlocksConv2d, BlocksLinear
 from harness.ops.sparse.bytes import BytesLinear
 from harness.ops.sparse.lanes_bytes import LanesBytesConv2d
 from harness.ops.sparse.lanes_code import LanesCodeConv2d
-from harness.ops.sparse.lanes_shifts import LanesShiftsConv2d
+from harness.ops.sparse.lanes_strip import LanesStripConv2d
 from harness.ops.sparse.lanes_table import LanesTableConv2d
 from harness.ops.sparse.rice_linear import RiceLinear
 from harness.ops.sparse.rows import RowsConv2d, RowsLinear
@@ -35,7 +35,7 @@ def forms(layer: Operator) -> tuple[Form[Any], ...]:
     """The sparse forms of a layer's operator, whether or not they fit."""
     if isinstance(layer, Conv2d) and layer.integer:
         partly = (LanesCodeConv2d(coded) for coded in range(4, len(layer.weight)))
-        tables = (LanesTableConv2d(), LanesBytesConv2d(), LanesShiftsConv2d())
+        tables = (LanesTableConv2d(), LanesBytesConv2d(), LanesStripConv2d())
         return RowsConv2d(), BlocksConv2d(), *tables, LanesCodeConv2d(), *partly
     if isinstance(layer, Linear) and layer.integer:
         return RowsLinear(), BlocksLinear(), *(BytesLinear(bits) for bits in BytesLinear.splits), RiceLinear()

@@ -22,7 +22,7 @@ from harness.ops.sparse.common import (
 )
 
 # Bytes of one instance of the kernel, and of a layer's record and call.
-_KERNEL_CODE, _LAYER_CODE = 120, 34
+_KERNEL_CODE, _LAYER_CODE = 200, 34
 
 
 def pieces(weight: int, bits: int) -> list[int]:
@@ -77,7 +77,7 @@ class BytesLinear(SparseForm[Linear]):
     def cost(self, layer: Linear, site: Site) -> Cost:
         rows, finish = self._rows(layer), finish_of(layer)
         flash = sum(map(len, rows)) + len(rows) + finish.bytes
-        instructions = 6 * sum(map(len, rows)) + 17 * len(rows)
+        instructions = round(5.5 * sum(map(len, rows))) + 16 * len(rows)
         return Cost(flash, 0, instructions, _LAYER_CODE, {self._kernel(finish): _KERNEL_CODE})
 
     def lower(self, layer: Linear, site: Site) -> Lowering:

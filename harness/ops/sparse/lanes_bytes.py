@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from harness.codegen.text import initialiser
-from harness.ops.base import Array
 from harness.ops.conv2d import Conv2d
 from harness.ops.lowering import Constant, Cost, Lowering, Reference, Site
 from harness.ops.sparse.bytes import encode_bytes
@@ -41,13 +40,13 @@ class LanesBytesConv2d(LanesForm):
         bits = offset_bits(lane_offsets(layer, site))
         if bits is None:
             return "its rows of activations are too long for the offsets of a table"
-        if (longest := max(map(len, _filters(layer, site, bits)))) > _ENTRIES:
+        if (longest := max(map(len, entries_of(layer, site)))) > _ENTRIES:
             return f"a filter takes {longest} entries, more than {_ENTRIES}"
         return super().refusal(layer, site)
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
-        bits, finish = self._bits(layer, site), finish_of(layer)
-        entries = sum(map(len, _filters(layer, site, bits)))
+        bits, finish = 15 - weight_bits(layer, site), finish_of(layer)
+        entries = sum(map(len, entries_of(layer, site)))
         rows, _, filters = site.output_shape
         multiplied = rows * units(site) * (14 * entries + 30 * filters) + rows * (9 * entries + 50 * filters)
         return Cost(
@@ -64,15 +63,14 @@ class LanesBytesConv2d(LanesForm):
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
-        bits = self._bits(layer, site)
-        filters = _filters(layer, site, bits)
+        bits = 15 - weight_bits(layer, site)
+        filters = entries_of(layer, site)
         stream = [byte for entries in filters for byte in (len(entries), *entries)]
-        kernel = layer.weight.shape[2]
         weights = initialiser(
             {
                 "stream": Reference("stream"),
-                "kernel": kernel,
-                "skipped": site.input_shape[1] + 2 * layer.padding[1] - kernel,
+                "kernel": layer.weight.shape[2],
+                "skipped": skipped_bytes(layer, site),
             },
             "@",
         )
@@ -96,17 +94,21 @@ class LanesBytesConv2d(LanesForm):
             sizes={"NN_LANES_ENTRIES": max(map(len, filters))},
         )
 
-    def _bits(self, layer: Conv2d, site: Site) -> int:
-        bits = offset_bits(lane_offsets(layer, site))
-        assert bits is not None
-        return bits
+
+def weight_bits(layer: Conv2d, site: Site) -> int:
+    """Bits of an entry's weight, for a layer whose offsets fit a table."""
+    bits = offset_bits(lane_offsets(layer, site))
+    assert bits is not None
+    return 15 - bits
 
 
-def _filters(layer: Conv2d, site: Site, bits: int) -> list[list[int]]:
-    """Each filter's entries, at least one."""
-    return [entries or [0] for entries in encode_bytes(_in_memory_order(layer, site), 15 - bits)]
+def skipped_bytes(layer: Conv2d, site: Site) -> int:
+    """Bytes between the columns of one row or channel of the kernel and the next."""
+    return int(site.input_shape[1] + 2 * layer.padding[1] - layer.weight.shape[2])
 
 
-def _in_memory_order(layer: Conv2d, site: Site) -> Array:
-    """(O, KH * C * KW) weights in the order of their offsets in hcw rows."""
-    return filters_of(layer)[:, np.argsort(lane_offsets(layer, site), kind="stable")]
+def entries_of(layer: Conv2d, site: Site) -> list[list[int]]:
+    """Each filter's entries, at least one, in the order in which pixels lie in hcw rows."""
+    in_memory_order = np.argsort(lane_offsets(layer, site), kind="stable")
+    filters = filters_of(layer)[:, in_memory_order]
+    return [entries or [0] for entries in encode_bytes(filters, weight_bits(layer, site))]

@@ -94,7 +94,7 @@ def emit_group(filters: Array, offsets: Array, *, pitch: int, units: int, stride
         Instruction(f"mov.w {sums[0]}, #0x80008000", 4),
         *(Instruction(f"mov {register}, {sums[0]}", 2) for register in sums[1:]),
         *(Instruction(f"mov {register}, #{factor}", 4) for factor, register in factors.items()),
-        Instruction(f"push {registers}" if len(loaded) > 1 else f"str {registers[1:-1]}, [sp, #-4]!", 4),
+        Instruction(f"push.w {registers}" if len(loaded) > 1 else f"str {registers[1:-1]}, [sp, #-4]!", 4),
         Instruction(f"1: ldr r2, [sp, #{frame + 4}]", 2),
         Instruction(f"str r2, [sp, #{frame}]", 2),
         Instruction(f"2: ldm sp, {registers}" if len(loaded) > 1 else f"2: ldr {registers[1:-1]}, [sp]", 4),
