@@ -57,7 +57,7 @@ class LanesStripConv2d(LanesForm):
     def cost(self, layer: Conv2d, site: Site) -> Cost:
         finish = finish_of(layer)
         entries = sum(map(len, entries_of(layer, site)))
-        weights = np.count_nonzero(layer.weight)
+        weights = int(np.count_nonzero(layer.weight))
         rows, columns, filters = site.output_shape
         pairs, single = divmod(columns, 2)
         instructions = (13 + 10 * pairs + 7 * single) * weights + 5 * (entries - weights)
