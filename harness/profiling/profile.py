@@ -169,6 +169,7 @@ def profile(board: Board, elf: Path, generated: Generated, data: bytes, model: C
     assert counting is not None
     bench.client.load_input(data, timeout=_INFERENCE_SECONDS)
     bench.client.ticks(1, timeout=_INFERENCE_SECONDS)
+    bench.client.load_input(data, timeout=_INFERENCE_SECONDS)  # which an inference may have consumed
 
     tallies: list[dict[int, Line]] = [{} for _ in generated.layers]
     running = False
