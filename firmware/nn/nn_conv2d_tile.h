@@ -1,10 +1,12 @@
 /* Convolution by tiles: two pixels with four filters at a time (nn_tile.h), activations as bytes.
  *
- * Optimal for cores with the DSP extension, for four filters or more; any kernel, stride and padding; no pooling. What a
+ * Optimal for cores with the DSP extension, for four filters or more; any kernel, stride and padding; no pooling; weights
+ * and activations of 8, 4 and 2 bits. What a
  * pass reads is prepared in scratch, a block of outputs at a time, as pairs of words of two pixels `distance` apart in
  * their row of outputs; padding holds the input's zero point:
  *
- * - flat: a 1x1 kernel with stride 1. All pixels are one row, a block is some of them.
+ * - flat: a 1x1 kernel with stride 1, and rows that follow each other without gaps. All pixels are one row, a block is
+ *   some of them.
  * - rows: channels in fours. A block is some rows of outputs; scratch has the rows of the input that they need. A pixel's
  *   words are in one run per row of the kernel.
  * - patches: everything else. A block is some rows of outputs; scratch has each output's own copy of what it reads, in one
@@ -17,7 +19,7 @@
 #ifndef NN_CONV2D_TILE_H
 #define NN_CONV2D_TILE_H
 
-#include "nn_conv2d.h"
+#include "nn_packed.h"
 #include "nn_tile.h"
 
 typedef enum { NN_TILE_FLAT, NN_TILE_ROWS, NN_TILE_PATCHES } nn_conv2d_tile_view;
@@ -58,18 +60,22 @@ NN_INLINE uint32_t nn_conv2d_tile_padding(const nn_conv2d_tile_layer *layer)
     return (uint32_t)layer->input_zero_point * 0x01010101u ^ NN_TILE_ODD;
 }
 
-/* `words` words into every second word from `target` on; returns where the next one goes. */
-NN_INLINE nn_word *nn_tile_spread(nn_word *target, const nn_word *source, uint32_t words)
+/* `words` times four elements into every second word from `target` on; returns where the next ones go. */
+NN_INLINE nn_word *nn_tile_spread(nn_word *target, const uint8_t *source, uint32_t words, nn_element element)
 {
-    for (; words >= 4u; words -= 4u, source += 4, target += 8) {
-        const nn_word a = source[0], b = source[1], c = source[2], d = source[3];
-        target[0] = a ^ NN_TILE_ODD;
-        target[2] = b ^ NN_TILE_ODD;
-        target[4] = c ^ NN_TILE_ODD;
-        target[6] = d ^ NN_TILE_ODD;
+    if (element == NN_U8) {
+        const nn_word *from = (const nn_word *)(const void *)source;
+        for (; words >= 4u; words -= 4u, from += 4, target += 8) {
+            const nn_word a = from[0], b = from[1], c = from[2], d = from[3];
+            target[0] = a ^ NN_TILE_ODD;
+            target[2] = b ^ NN_TILE_ODD;
+            target[4] = c ^ NN_TILE_ODD;
+            target[6] = d ^ NN_TILE_ODD;
+        }
+        source = (const uint8_t *)from;
     }
-    for (; words; words--, target += 2) {
-        *target = *source++ ^ NN_TILE_ODD;
+    for (; words; words--, target += 2, source += nn_element_bits(element) / 2u) {
+        *target = nn_get_four(source, element) ^ NN_TILE_ODD;
     }
     return target;
 }
@@ -109,9 +115,10 @@ NN_INLINE void nn_conv2d_tile_row(const nn_conv2d_tile_layer *layer, const uint8
     const uint32_t before = left < 0 ? nn_tile_least((uint32_t)-left, positions) : 0u;
     const uint32_t first = left < 0 ? 0u : (uint32_t)left;
     const uint32_t inside = nn_tile_least(positions - before, s->width > first ? s->width - first : 0u);
-    const uint8_t *const source = input + ((uint32_t)y * s->width + first) * s->channels;
+    const uint8_t *const source = input + (uint32_t)y * nn_row_bytes(s->width * s->channels, s->input) +
+                                  first * pixel * nn_element_bits(s->input) / 2u;
     target = nn_tile_repeat(target, padding, before * pixel);
-    target = nn_tile_spread(target, (const nn_word *)(const void *)source, inside * pixel);
+    target = nn_tile_spread(target, source, inside * pixel, s->input);
     nn_tile_repeat(target, padding, (positions - before - inside) * pixel);
 }
 
@@ -240,15 +247,17 @@ NN_INLINE void nn_conv2d_tile_patches(const nn_conv2d_tile_layer *layer, const u
 
 /* ---- all views */
 
-/* One row of `columns` outputs of filters `filter` to `filter + 3`, whose first is at `index` of the output. */
+/* `columns` outputs of filters `filter` to `filter + 3`, from `row` and `column` of the output on. */
 NN_INLINE void nn_conv2d_tile_pass(const nn_conv2d_tile_layer *layer, nn_tile_pass pass, uint32_t columns, void *output,
-                                   uint32_t index, uint32_t filter)
+                                   uint32_t row, uint32_t column, uint32_t filter)
 {
     const nn_conv2d_shape *s = &layer->shape;
     const uint32_t pairs = (columns + 1u) / 2u, distance = columns / 2u;
     if (layer->direct) {
-        pass.output = (uint8_t *)output + index + filter;
-        pass.distance = distance * s->filters;
+        const uint32_t bits = nn_element_bits(s->output);
+        pass.output = (uint8_t *)output + row * nn_row_bytes(s->columns * s->filters, s->output) +
+                      (column * s->filters + filter) * bits / 8u;
+        pass.distance = distance * s->filters * bits / 8u;
         pass.x_end = (const nn_word *)((uintptr_t)pass.x + pairs * pass.x_step);
         layer->pass(&pass);
         return;
@@ -260,7 +269,7 @@ NN_INLINE void nn_conv2d_tile_pass(const nn_conv2d_tile_layer *layer, nn_tile_pa
         layer->pass(&pass);
         pass.x = pass.x_end;
         for (uint32_t i = 0; i < 4u && filter + i < s->filters; i++) {
-            const uint32_t at = index + pair * s->filters + filter + i;
+            const uint32_t at = (row * s->columns + column + pair) * s->filters + filter + i;
             nn_finish(output, at, s->output, &layer->requantize, s->relu, sums[i], filter + i);
             nn_finish(output, at + distance * s->filters, s->output, &layer->requantize, s->relu, sums[4u + i],
                       filter + i);
@@ -284,7 +293,7 @@ NN_INLINE void nn_conv2d_tile(const nn_conv2d_tile_layer *layer, const void *inp
         .multipliers = layer->constants,
         .output = output,
         .distance = 0,
-        .output_step = s->filters,
+        .output_step = s->filters * nn_element_bits(s->output) / 8u,
         .x_end = block,
         .tile_end = tile + 8u * layer->words,
         .zero_points = (uint32_t)layer->requantize.zero_point * 0x00010001u,
@@ -295,9 +304,10 @@ NN_INLINE void nn_conv2d_tile(const nn_conv2d_tile_layer *layer, const void *inp
     for (uint32_t first = 0; first < total; first += layer->block) {
         const uint32_t count = nn_tile_least(layer->block, total - first);
         if (flat) {
-            const nn_word *const source = (const nn_word *)input + first * layer->words;
-            nn_tile_spread(block, source, (count + 1u) / 2u * layer->words);
-            nn_tile_spread(block + 1, source + count / 2u * layer->words, (count + 1u) / 2u * layer->words);
+            const uint32_t pixel = layer->words * nn_element_bits(s->input) / 2u, pairs = (count + 1u) / 2u;
+            const uint8_t *const source = (const uint8_t *)input + first * pixel;
+            nn_tile_spread(block, source, pairs * layer->words, s->input);
+            nn_tile_spread(block + 1, source + count / 2u * pixel, pairs * layer->words, s->input);
         } else if (rows) {
             nn_conv2d_tile_rows(layer, input, first, count, block);
         } else {
@@ -313,8 +323,8 @@ NN_INLINE void nn_conv2d_tile(const nn_conv2d_tile_layer *layer, const void *inp
             pass.multipliers = constants + 4;
             for (uint32_t i = 0; i < (flat ? 1u : count); i++) {
                 pass.x = block + i * row_words;
-                nn_conv2d_tile_pass(layer, pass, flat ? count : s->columns, output,
-                                    (first + i) * (flat ? 1u : s->columns) * s->filters, filter);
+                nn_conv2d_tile_pass(layer, pass, flat ? count : s->columns, output, flat ? 0u : first + i,
+                                    flat ? first : 0u, filter);
             }
         }
     }

@@ -214,17 +214,7 @@ NN_INLINE uint32_t nn_depthwise_planes_height(const nn_conv2d_shape *s, uint32_t
 NN_INLINE uint32_t nn_planes_pixel(const uint8_t *row, uint32_t pixel, uint32_t channels, uint32_t channel,
                                    nn_element element)
 {
-    const uint32_t at = pixel * channels + channel;
-    if (element == NN_U4) {
-        const uint32_t packed = *(const uint16_t *)(const void *)(row + at / 2u);
-        const uint32_t halves = (packed | packed << 8) & 0x00FF00FFu;
-        return (halves | halves << 4) & 0x0F0F0F0Fu;
-    }
-    if (element == NN_U2) {
-        const uint32_t packed = row[at / 4u], halves = (packed | packed << 12) & 0x000F000Fu;
-        return (halves | halves << 6) & 0x03030303u;
-    }
-    return *(const nn_word *)(const void *)(row + at);
+    return nn_get_four(row + (pixel * channels + channel) * nn_element_bits(element) / 8u, element);
 }
 
 /* Four bytes of an output of 4 or 2 bits into their place. */

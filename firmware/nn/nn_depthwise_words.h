@@ -201,20 +201,6 @@ NN_INLINE uint32_t nn_depthwise_words_positions(uint32_t outputs, uint32_t strid
     return (outputs + 1u) / 2u * 2u * stride + (stride == 1u ? 2u : 1u);
 }
 
-/* Four elements of 8, 4 or 2 bits as bytes. */
-NN_INLINE uint32_t nn_words_load(const uint8_t *source, nn_element element)
-{
-    if (element == NN_U4) {
-        const uint32_t packed = *(const uint16_t *)(const void *)source, halves = (packed | packed << 8) & 0x00FF00FFu;
-        return (halves | halves << 4) & 0x0F0F0F0Fu;
-    }
-    if (element == NN_U2) {
-        const uint32_t packed = *source, halves = (packed | packed << 12) & 0x000F000Fu;
-        return (halves | halves << 6) & 0x03030303u;
-    }
-    return *(const nn_word *)(const void *)source;
-}
-
 /* `count` positions of four channels from `source` on, `step` bytes apart, into two words of two halves each; returns
  * what is behind them. */
 NN_INLINE nn_word *nn_words_split(const uint8_t *source, uint32_t step, uint32_t count, nn_element element,
@@ -246,7 +232,7 @@ NN_INLINE nn_word *nn_words_split(const uint8_t *source, uint32_t step, uint32_t
     }
 #endif
     for (uint32_t i = 0; i < count; i++, source += step, target += 2) {
-        const uint32_t bytes = nn_words_load(source, element);
+        const uint32_t bytes = nn_get_four(source, element);
         target[0] = bytes & 0x00FF00FFu;
         target[1] = bytes >> 8 & 0x00FF00FFu;
     }

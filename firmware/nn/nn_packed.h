@@ -43,6 +43,20 @@ NN_INLINE void nn_put(void *row, uint32_t index, nn_element element, int32_t val
     }
 }
 
+/* Four elements of 8, 4 or 2 bits as bytes; the first is aligned to four of them. */
+NN_INLINE uint32_t nn_get_four(const uint8_t *source, nn_element element)
+{
+    if (element == NN_U4) {
+        const uint32_t packed = *(const uint16_t *)(const void *)source, halves = (packed | packed << 8) & 0x00FF00FFu;
+        return (halves | halves << 4) & 0x0F0F0F0Fu;
+    }
+    if (element == NN_U2) {
+        const uint32_t packed = *source, halves = (packed | packed << 12) & 0x000F000Fu;
+        return (halves | halves << 6) & 0x03030303u;
+    }
+    return *(const nn_word *)(const void *)source;
+}
+
 /* `elements` elements of the row at `row` (NN_U8, NN_U4 or NN_U2), a byte each. */
 NN_INLINE void nn_unpack_row(const void *row, nn_element element, uint8_t *target, uint32_t elements)
 {

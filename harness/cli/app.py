@@ -8,6 +8,7 @@ import typer
 
 import harness
 from harness.cli import (
+    bench_kernels,
     boards,
     cache,
     calibrate,
@@ -55,6 +56,7 @@ for name, command in (
     ("verify", verify.command),
     ("compare", compare.command),
     ("report", report.command),
+    ("bench-kernels", bench_kernels.command),
     ("boards", boards.command),
     ("models", models.command),
     ("doctor", doctor.command),

@@ -272,7 +272,7 @@ def _lower(
     """A form for every layer, then how every tensor is stored, then the layers in C."""
     for layer in graph.layers:
         _check_parameters(layer)
-    sites = [_default_site(graph, layer, target) for layer in graph.layers]
+    sites = [default_site(graph, layer, target) for layer in graph.layers]
     if baseline is not None:
         forms = baseline.forms(graph)
         for layer, form, site in zip(graph.layers, forms, sites, strict=True):
@@ -337,7 +337,8 @@ def _check_parameters(layer: Operator) -> None:
         raise InputError(f"layer {layer.name}: its scales want shifts outside 1 to 62")
 
 
-def _default_site(graph: Graph, layer: Operator, target: Target) -> Site:
+def default_site(graph: Graph, layer: Operator, target: Target) -> Site:
+    """Where `layer` stands, with every tensor stored as is usual for its type and width."""
     inputs, result = [graph.tensors[name] for name in layer.inputs], graph.tensors[layer.output]
     stored = [default_storage(tensor.dtype, tensor.bits) for tensor in inputs]
     return Site(

@@ -18,6 +18,7 @@ from harness.ops.lowering import (
     Storage,
     requantization_constants,
 )
+from harness.ops.packed import STORAGES, WEIGHT_BITS
 
 if TYPE_CHECKING:
     from harness.ops.base import Array
@@ -49,13 +50,18 @@ class TileConv2d(Form["Conv2d"]):
     """Two pixels and four filters at a time; weights are unpacked once per block of outputs."""
 
     name = "tile"
-    weight_bits = frozenset({2, 4, 8})
+    storages = STORAGES
+    weight_bits = WEIGHT_BITS
     asymmetric = True
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         if not site.target.dsp or layer.weight.shape[0] < 4:
             return False
         if layer.pool is not None and (layer.pool.kernel, layer.pool.stride) != ((1, 1), (1, 1)):
+            return False
+        if site.input.packed and layer.weight.shape[3] % 4:
+            return False
+        if site.output.packed and not self._direct(layer, site):
             return False
         return tile.fits(self._matrix(layer))
 
@@ -65,7 +71,7 @@ class TileConv2d(Form["Conv2d"]):
         return super().refusal(layer, site)
 
     def reads(self, layer: Conv2d, site: Site) -> Storage:
-        return Storage.U8
+        return site.input if site.input.packed else Storage.U8
 
     def writes(self, layer: Conv2d, site: Site) -> frozenset[Storage]:
         return frozenset({site.output}) if self._direct(layer, site) else super().writes(layer, site)
@@ -86,11 +92,11 @@ class TileConv2d(Form["Conv2d"]):
         if view.name == "PATCHES":
             fill = rows * columns * (3 * view.words + 20) + blocks * view.window_bytes
         else:
-            fill = view.block_bytes // 4 * blocks * 7 // 2
+            fill = view.block_bytes // 4 * blocks * (9 if site.input.packed else 3.5)
         return Cost(
             flash=groups * (4 * self._packed_words(layer, view) + 32),
             scratch=self._scratch(view),
-            instructions=groups * (pairs * pair + passes * 45 + blocks * view.words * tile.UNPACKING[bits]) + fill,
+            instructions=groups * (pairs * pair + passes * 45 + blocks * view.words * tile.UNPACKING[bits]) + int(fill),
             code=560 if view.name == "FLAT" else 800,
             shared={
                 tile.pass_name(view.run, runs, layer.requantize, direct=direct): tile.pass_bytes(view.run),
@@ -139,13 +145,16 @@ class TileConv2d(Form["Conv2d"]):
 
     def _direct(self, layer: Conv2d, site: Site) -> bool:
         """Whether the pass itself requantises and stores."""
-        if len(layer.weight) % 4 or site.output is not Storage.U8 or layer.requantize is None:
+        if len(layer.weight) % 4 or layer.requantize is None or layer.requantize.bits != site.output.bits:
             return False
-        return layer.requantize.bits == 8 and tile.rounds(layer.weight, layer.bias, layer.requantize)
+        return tile.rounds(layer.weight, layer.bias, layer.requantize, site.input.bits)
 
-    def _flat(self, layer: Conv2d) -> bool:
-        """Whether outputs read what lies at their own place alone."""
-        return (*layer.weight.shape[1:3], *layer.stride) == (1, 1, 1, 1) and not np.any(layer.edges)
+    def _flat(self, layer: Conv2d, site: Site) -> bool:
+        """Whether outputs read what lies at their own place alone, and rows have no gaps between them."""
+        if (*layer.weight.shape[1:3], *layer.stride) != (1, 1, 1, 1) or np.any(layer.edges):
+            return False
+        ends = ((site.input, site.input_shape), (site.output, site.output_shape))
+        return all(stored.bits * shape[1] * shape[2] % 32 == 0 or not stored.packed for stored, shape in ends)
 
     def _matrix(self, layer: Conv2d) -> Array:
         """(O, elements) int8: weights in the order in which a pass reads activations, padded to words."""
@@ -171,7 +180,7 @@ class TileConv2d(Form["Conv2d"]):
         kernel_rows, kernel_columns, channels = layer.weight.shape[1:]
         words = self._matrix(layer).shape[1] // 4
         pairs = -(-columns // 2)
-        if channels % 4 == 0 and self._flat(layer):
+        if channels % 4 == 0 and self._flat(layer, site):
             block = min(rows * columns, _PIXELS)
             block = -(-rows * columns // -(-rows * columns // block))
             return _View("FLAT", words, words, block, -(-block // 2) * 8 * words)

@@ -59,7 +59,7 @@ class WordsDepthwise(Form["DepthwiseConv2d"]):
         if layer.requantize is None or layer.requantize.bits != site.output.bits or len(layer.weight) % 4:
             return False
         # Lines begin with their padding, and no line lies in the padding alone.
-        if max(layer.padding) > 2 or not tile.rounds(layer.weight, layer.bias, layer.requantize):
+        if max(layer.padding) > 2 or not tile.rounds(layer.weight, layer.bias, layer.requantize, site.input.bits):
             return False
         walk = self._walk(layer, site)
         rows = [_rows(walk, layer.stride[0], line) for line in range(walk.outputs[0])]

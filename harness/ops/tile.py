@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 # Instructions that unpacking takes per word of activations and four filters, by the bits of a weight.
 UNPACKING = {8: 17, 4: 23, 2: 22}
 
-_LONGEST_UNROLL = 8
+# More would not stay in the instruction caches of small parts.
+_LONGEST_UNROLL = 12
 
 
 def bits(layer: Any) -> int:
@@ -61,12 +62,12 @@ def constants(matrix: Array, bias: Array, requantize: Requantization | None) -> 
     return (result.ravel() % 2**32).astype(np.uint32).view(np.int32)
 
 
-def rounds(weight: Array, bias: Array, requantize: Requantization | None) -> bool:
-    """Whether rounded sums fit in 16 bits for all inputs in 0..255, so that two are clamped at a time, with T = 32."""
+def rounds(weight: Array, bias: Array, requantize: Requantization | None, input_bits: int) -> bool:
+    """Whether rounded sums fit in 16 bits whatever the input, so that two are clamped at a time, with T = 32."""
     if requantize is None or not (requantize.shift == 32).all():
         return False
-    flat = weight.reshape(len(weight), -1).astype(np.int64)
-    reach = [bias.astype(np.int64) + 255 * np.where(flat * sign > 0, flat, 0).sum(axis=1) for sign in (-1, 1)]
+    flat, highest = weight.reshape(len(weight), -1).astype(np.int64), 2**input_bits - 1
+    reach = [bias.astype(np.int64) + highest * np.where(flat * sign > 0, flat, 0).sum(axis=1) for sign in (-1, 1)]
     rounded = [(sums * requantize.multiplier + 2**31 >> 32) + requantize.zero_point for sums in reach]
     return bool(rounded[0].min() - requantize.zero_point >= -(2**15) and rounded[1].max() < 2**15)
 
@@ -79,7 +80,7 @@ def requantization(requantize: Requantization | None, *, direct: bool) -> dict[s
 
 
 def unroll(run: int) -> int:
-    """Words per turn of a loop over `run` words: the most that divides it, up to eight."""
+    """Words per turn of a loop over `run` words: the most that divides it."""
     return max(size for size in range(1, _LONGEST_UNROLL + 1) if run % size == 0)
 
 

@@ -1,0 +1,108 @@
+"""`harness bench-kernels`: what every kernel costs on the layers of published networks, beside CMSIS-NN."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.options import BoardOption, JsonOption
+from harness.cli.terminal import out, print_json, reporter
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from harness.kernelbench.bench import Measurement
+
+
+def command(
+    board: BoardOption = "nucleo-f746",
+    shapes: Annotated[
+        list[str] | None,
+        typer.Option("--shapes", help="mobilenet, resnet8, ds-cnn or autoencoder; may be repeated. All when left out."),
+    ] = None,
+    bits: Annotated[
+        list[int] | None, typer.Option("--bits", help="Bits of the weights: 8, 4 or 2; may be repeated. 8 alone.")
+    ] = None,
+    every_form: Annotated[
+        bool, typer.Option("--all", help="Every form that fits, not only the one that code generation would take.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw it: a .png or .svg file.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Count instructions and bytes of the kernels on the layers of MobileNetV1, ResNet-8, DS-CNN and an autoencoder.
+
+    Each layer runs alone in the built-in simulator and is compared bit for bit with the reference. CMSIS-NN stands
+    beside it where $HARNESS_CMSIS_NN names a folder with the library, built for the board's core.
+    """
+    from harness import boards
+    from harness.errors import unknown_name
+    from harness.files import write_whole
+    from harness.kernelbench import bench
+    from harness.kernelbench import shapes as layers
+
+    chosen = shapes or list(layers.NETWORKS)
+    for name in chosen:
+        if name not in layers.NETWORKS:
+            raise unknown_name("set of shapes", name, layers.NETWORKS)
+    widths = bits or [8]
+    for width in widths:
+        if width not in (8, 4, 2):
+            raise unknown_name("width of weights", str(width), ("8", "4", "2"))
+    target = boards.load(board)
+    wanted = [shape for name in chosen for shape in layers.of(name)]
+    with reporter(quiet=json).stage(f"Measuring {len(wanted)} layers on {target.id}") as advance:
+        found = list(bench.measure(target, wanted, widths=widths, every_form=every_form, advance=advance))
+    if plot is not None:
+        from harness.kernelbench import plots
+
+        write_whole(plot, plots.draw(found, title=f"Instructions per MAC on {target.id}", suffix=plot.suffix))
+    if json:
+        print_json({**bench.provenance(target), "measurements": [one.plain() for one in found]})
+        return
+    for name in chosen:
+        out.print(_table(name, [one for one in found if one.network == name]))
+
+
+def _table(network: str, found: list[Measurement]) -> Table:
+    from rich.table import Table
+
+    from harness.kernelbench import bench
+
+    table = Table(title=network, box=None, header_style="bold", title_justify="left")
+    for column in (
+        "layer",
+        "times",
+        "bits",
+        "kernel",
+        "instructions",
+        "per MAC",
+        "to CMSIS-NN",
+        "asked",
+        "code",
+        "constants",
+        "scratch",
+        "bits agree",
+    ):
+        table.add_column(column, justify="left" if column in ("layer", "kernel", "bits agree") else "right")
+    ratios = bench.ratios(found)
+    for one, ratio in zip(found, ratios, strict=True):
+        asked = bench.ASKED.get(one.kind) if one.form != bench.CMSIS_NN and one.weight_bits == 8 else None
+        style = None if ratio is None or asked is None or not one.chosen else "green" if ratio >= asked else "yellow"
+        table.add_row(
+            one.layer,
+            str(one.count),
+            str(one.weight_bits),
+            one.form + ("*" if one.chosen else ""),
+            f"{one.instructions:,}",
+            "-" if one.per_mac is None else f"{one.per_mac:.3f}",
+            "-" if ratio is None else f"[{style}]{ratio:.2f}x[/]" if style else f"{ratio:.2f}x",
+            "-" if asked is None else f"{asked:g}x",
+            f"{one.code:,}",
+            f"{one.constants:,}",
+            f"{one.scratch:,}",
+            {True: "yes", False: "NO", None: "-"}[one.exact],
+        )
+    table.caption = "* what code generation takes; bytes: code with everything it calls, constants, scratch"
+    return table

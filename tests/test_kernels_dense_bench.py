@@ -1,0 +1,77 @@
+"""`harness bench-kernels`: exact kernels on the layers of published networks, at a cost that is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_cli_commands import refused, run
+
+from harness import boards
+from harness.kernelbench import bench, plots, shapes
+from harness.toolchain import compiler
+
+needs_arm = pytest.mark.skipif(compiler.find_arm() is None, reason="no arm-none-eabi-gcc")
+
+# Instructions per multiply-accumulate that dense kernels of 8-bit weights may take at most, by kind; CMSIS-NN's s8
+# (at -Ofast) takes 1.7 to 2.3, 1.7 to 5.8, 6.4 to 8.8, 3.3 to 5.9 and 1.9 to 2.8.
+MOST = {"3x3": 0.83, "pointwise": 1.35, "depthwise": 3.6, "first": 1.15, "linear": 3.1}
+
+
+def test_the_shapes_are_those_of_the_networks() -> None:
+    macs = {
+        name: sum(shape.count * shape.graph().macs(shape.graph().layers[0]) for shape in shapes.of(name))
+        for name in shapes.NETWORKS
+    }
+    assert macs == {"mobilenet": 7_489_664, "resnet8": 12_501_632, "ds-cnn": 2_656_768, "autoencoder": 264_192}
+
+
+@needs_arm
+@pytest.mark.parametrize("network", ["ds-cnn", "autoencoder"])
+def test_kernels_are_exact_and_as_fast_as_ever(network: str) -> None:
+    found = list(bench.measure(boards.load("nucleo-f746"), shapes.of(network), widths=(8,)))
+    ours = [one for one in found if one.form != bench.CMSIS_NN]
+    assert [one.layer for one in ours] == [shape.name for shape in shapes.of(network)]
+    for one in found:
+        assert one.exact is not False, f"{one.form} on {one.layer}"
+    for one in ours:
+        assert one.chosen and one.constants + one.code > 0
+        assert one.per_mac is None or one.per_mac <= MOST[one.kind], one.layer
+
+
+@needs_arm
+def test_narrow_weights_cost_hardly_more() -> None:
+    layers = [shape for shape in shapes.of("ds-cnn") if shape.kind in ("first", "pointwise", "depthwise")]
+    found = list(bench.measure(boards.load("nucleo-f746"), layers, widths=(8, 4, 2)))
+    ours = {(one.layer, one.weight_bits): one for one in found if one.form != bench.CMSIS_NN}
+    for shape in layers:
+        full = ours[shape.name, 8]
+        for bits in (4, 2):
+            narrow = ours[shape.name, bits]
+            assert narrow.exact and narrow.instructions <= 1.05 * full.instructions
+            assert narrow.constants < full.constants
+
+
+@needs_arm
+def test_the_command(tmp_path: Path) -> None:
+    plot = tmp_path / "kernels.svg"
+    done = run("bench-kernels", "--shapes", "autoencoder", "--json", "--plot", str(plot))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["core"] == "cortex-m7" and "arm-none-eabi-gcc" in found["compiler"]
+    assert {one["layer"] for one in found["measurements"]} >= {"fully connected 640->128"}
+    assert plot.read_text().startswith("<?xml")
+    table = run("bench-kernels", "--shapes", "autoencoder", "--all").stdout
+    assert "fully connected 640->128" in table and "quads*" in table and "plain" in table
+
+
+def test_what_it_refuses() -> None:
+    assert "resnet8" in refused(run("bench-kernels", "--shapes", "resnet"))
+    assert "width of weights" in refused(run("bench-kernels", "--bits", "3"))
+
+
+def test_the_same_figures_give_the_same_plot() -> None:
+    one = bench.Measurement("ds-cnn", "pointwise", "pointwise", 1, "tile", 8, 8, 1000, 830, 1, 2, 3, True, True)
+    for suffix in (".svg", ".png"):
+        assert plots.draw([one], title="t", suffix=suffix) == plots.draw([one], title="t", suffix=suffix)
