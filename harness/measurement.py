@@ -20,7 +20,7 @@ from harness.toolchain.platformio import Firmware
 
 if TYPE_CHECKING:
     from harness.emulators.base import Emulator
-    from harness.link.answers import Ticks
+    from harness.link.answers import Clock, Ticks
     from harness.link.client import BoardClient
     from harness.probe.session import BoardSession
 
@@ -52,8 +52,8 @@ class Measured:
 
     times: one per repetition. overhead: what the empty region costs. hz: ticks per second of the board's counter.
     layer_times: one per layer. stack_used: bytes, high-water mark. retries: inputs that had to be sent again.
-    instructions: of one inference, None on silicon. uncosted: share of the executed instructions that the cycle model
-    has no cost for.
+    clock: what ran the core, read back from the chip. instructions: of one inference, None on silicon. uncosted: share
+    of the executed instructions that the cycle model has no cost for.
     """
 
     inferences: tuple[Inference, ...]
@@ -64,6 +64,7 @@ class Measured:
     stack_used: int
     emulator_version: str | None
     retries: int
+    clock: Clock
     instructions: int | None
     uncosted: float = 0.0
 
@@ -151,6 +152,8 @@ def _ask(
             client.load_input(renewed)
         by_layer = client.layers(layers, timeout=patience)
         used = client.stack()
+    clock = client.clock()
+    _check_clock(clock, board, choice, reporter)
     if used.used >= used.reserved:  # the guard is its lowest word; what went below it cannot be seen
         raise DeviceError(
             f"the stack overflowed, or is full to the last byte: all {used.reserved} B that are reserved were used",
@@ -168,6 +171,7 @@ def _ask(
         stack_used=used.used,
         emulator_version=emulator_version,
         retries=client.retries,
+        clock=clock,
         instructions=None
         if choice.engine == "hardware"
         else median_low(duration(ticks) - overhead for ticks in timed.ticks),
@@ -183,6 +187,32 @@ def _ticks(client: BoardClient, repeat: int, renewed: bytes | None, patience: fl
         client.load_input(renewed)
         parts.append(client.ticks(1, timeout=patience))
     return replace(parts[0], ticks=tuple(part.ticks[0] for part in parts))
+
+
+def _check_clock(clock: Clock, board: Board, choice: Choice, reporter: Reporter) -> None:
+    """Figures are of the board as its manifest describes it: DeviceError where the chip's registers say otherwise.
+
+    Renode models few of them, so that a difference is only told there.
+    """
+    wanted = board.clock
+    if wanted is None or clock.source == "fixed":
+        return
+    differences = [
+        f"{what} {is_now}, not {should_be}"
+        for what, is_now, should_be in (
+            ("core clock", f"{clock.core_hz / 1e6:g} MHz", f"{board.clock_hz / 1e6:g} MHz"),
+            ("flash wait states", str(clock.wait_states), str(wanted.wait_states)),
+            ("caches", ", ".join(sorted(clock.caches)) or "none", ", ".join(sorted(wanted.caches)) or "none"),
+        )
+        if is_now != should_be
+    ]
+    if differences:
+        text = f"{board.id} does not run as its manifest says: {'; '.join(differences)}"
+        if choice.engine != "renode":
+            raise DeviceError(text, hint="read back from its registers; the port or the manifest's `clock` is wrong")
+        reporter.say(f"note: {text}; Renode does not model every register")
+    elif clock.source != wanted.source:
+        reporter.say(f"note: the core's clock comes from {clock.source}, as there is no {wanted.source}: up to 1 % off")
 
 
 def _with_instructions(

@@ -26,6 +26,7 @@ from harness.errors import DoesNotFit, GateError, InputError, unknown_name
 from harness.files import cache_dir, file_sha256
 from harness.graph import graph as graph_file
 from harness.graph.graph import Graph
+from harness.link.answers import Clock
 from harness.measurement import Measured, measure
 from harness.models import resolve
 from harness.models.catalogue import Recipe
@@ -765,6 +766,17 @@ def _fingerprint(
         dataset_sha256=prepared.dataset.sha256,
         seeds={"run": spec.seed},
         options=_options(spec),
+        clock=_clock_tree(measured.clock) if measured else None,
+    )
+
+
+def _clock_tree(clock: Clock) -> record.ClockTree:
+    return record.ClockTree(
+        source=clock.source,
+        core_hz=clock.core_hz,
+        wait_states=clock.wait_states,
+        caches=clock.caches,
+        registers={f"{address:#010x}": f"{value:#010x}" for address, value in clock.registers},
     )
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from harness import boards
 from harness.assets import boards_dir, firmware_dir
 from harness.cli.app import app
-from harness.errors import DoesNotFit, InputError
+from harness.errors import DeviceError, DoesNotFit, InputError
 from harness.pipeline import RunSpec, run
 from harness.results.record import Footprint, Result
 
@@ -52,9 +52,31 @@ def test_lenet5_is_bit_exact(name: str) -> None:
     result = deep(name)
     assert result.bit_exact is True
     assert result.accuracy.device == result.accuracy.host
-    assert result.latency.min == result.latency.max, "the same instructions every time"
+    if result.latency.clock == "instructions":
+        assert result.latency.min == result.latency.max, "the same instructions every time"
     assert result.footprint is not None and fits(boards.load(name), result.footprint)
     assert 0 < result.footprint.stack_used < result.footprint.ram.stack
+
+
+@pytest.mark.parametrize("name", emulated())
+def test_the_clock_tree_is_read_back_and_recorded(name: str) -> None:
+    board, clock = boards.load(name), deep(name).fingerprint.clock
+    assert clock is not None and clock.core_hz == board.clock_hz
+    if board.clock is None:
+        assert (clock.source, clock.caches, clock.registers) == ("fixed", (), {})
+    else:
+        assert (clock.source, clock.wait_states) == (board.clock.source, board.clock.wait_states)
+        assert set(clock.caches) == set(board.clock.caches)
+        assert clock.registers
+
+
+def test_a_board_that_runs_otherwise_than_its_manifest_says_gives_no_figure(tmp_path: Path) -> None:
+    manifest = json.loads((boards_dir() / "nucleo-h743.json").read_text())
+    manifest["harness"]["clock"]["caches"].append("prefetch")  # which this chip does not have
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DeviceError, match="caches data, instruction, not data, instruction, prefetch"):
+        run(RunSpec(model="lenet5", board=str(path), variant="deep", samples=1, repeat=1))
 
 
 @pytest.mark.parametrize("name", ONE_PER_CORE)

@@ -40,7 +40,7 @@ def test_tells_who_it_is(line: Line) -> None:
     assert line.ask("profile") == ["m-profile-[ULPMark for tinyML Firmware V0.0.1]", "m-model-[tiny]"]
     assert line.ask("build") == ["m-build-[0123456789abcdef]"]
     assert line.ask("stack") == ["m-stack-[0,0]"]
-    assert line.ask("clock") == ["m-clock-[fixed,0,0]", "m-caches-[]"]
+    assert line.ask("clock") == ["m-clock-[fixed,0,0,0]", "m-caches-[]"]
     assert len(line.ask("help")) == 1
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.link import answers
-from harness.link.answers import Inference, LayerCrcs, LayerTicks, LineError, Lines, Profile, Stack, Ticks
+from harness.link.answers import Clock, Inference, LayerCrcs, LayerTicks, LineError, Lines, Profile, Stack, Ticks
 
 INFERENCE = [
     "m-warmup-start-1",
@@ -50,6 +50,18 @@ ANSWERS: list[tuple[Callable[..., Any], tuple[Any, ...], list[str], Any]] = [
     ),
     (answers.parse_layer_crcs, (2,), CRCS, LayerCrcs(("00c0ffee", "deadbeef"), 2, b"\x00\xff\x80")),
     (answers.parse_stack, (), ["m-stack-[512,4096]"], Stack(512, 4096)),
+    (
+        answers.parse_clock,
+        (),
+        ["m-clock-[hse-bypass,216000000,7,1]", "m-caches-[instruction,data]", "m-register-[40023808,0000940a]"],
+        Clock("hse-bypass", 216_000_000, 7, ("instruction", "data"), ((0x4002_3808, 0x940A),)),
+    ),
+    (
+        answers.parse_clock,
+        (),
+        ["m-clock-[fixed,25000000,0,0]", "m-caches-[]"],
+        Clock("fixed", 25_000_000, 0, (), ()),
+    ),
 ]
 
 parsers = pytest.mark.parametrize(("parse", "arguments", "lines", "meaning"), ANSWERS)

@@ -583,8 +583,8 @@ static void command_stack(char *rest)
     put_close();
 }
 
-/* m-clock-[<source>,<core Hz>,<wait states>], m-caches-[<names>], and m-register-[<address>,<value>] for each register
- * that says so, in hexadecimal. */
+/* m-clock-[<source>,<core Hz>,<wait states>,<registers>], m-caches-[<names>], and m-register-[<address>,<value>] for each
+ * of the registers that say so, in hexadecimal. */
 static void command_clock(char *rest)
 {
     static const char *const names[] = {"prefetch", "art", "instruction", "data"}; /* in the order of PORT_CACHE_* */
@@ -597,7 +597,8 @@ static void command_clock(char *rest)
     put_text(clock.source);
     put_byte(',');
     put_pair("", clock.core_hz);
-    put_decimal(clock.wait_states, 1);
+    put_pair("", clock.wait_states);
+    put_decimal(clock.count, 1);
     put_close();
     put_text("m-caches-[");
     for (uint32_t cache = 0; cache < sizeof names / sizeof names[0]; cache++) {

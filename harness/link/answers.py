@@ -20,6 +20,9 @@ _MAX_LINE_BYTES = 1 << 18
 _COUNT = r"(0|[1-9][0-9]{0,19})"
 _SCORE = r"-?(?:0|[1-9][0-9]{0,9})\.[0-9]{3}"
 _TEXT = r"([ -~]+)"
+# As manifests name them, and "fixed" where nothing can be chosen.
+_SOURCE = r"fixed|hse-bypass|hse-crystal|hsi|msi"
+_CACHE = r"(?:prefetch|art|instruction|data)"
 
 
 class LineError(DeviceError):
@@ -98,6 +101,21 @@ class Stack:
 
     used: int
     reserved: int
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What runs the core, as the firmware read it back from the chip's registers.
+
+    source: as manifests name it, or "fixed". core_hz: follows from the registers; 0 where nobody knows. wait_states: of
+    the flash. caches: those that are on. registers: (address, value) of each register that says so.
+    """
+
+    source: str
+    core_hz: int
+    wait_states: int
+    caches: tuple[str, ...]
+    registers: tuple[tuple[int, int], ...]
 
 
 class Lines:
@@ -299,6 +317,21 @@ def parse_stack(lines: Sequence[str]) -> Stack:
     if stack.used > stack.reserved:
         raise answer.error(f"{stack.used} bytes used of {stack.reserved} reserved")
     return stack
+
+
+def parse_clock(lines: Sequence[str]) -> Clock:
+    """Of `clock%`."""
+    answer = _Answer("clock", lines)
+    source, *numbers = answer.take(rf"m-clock-\[({_SOURCE}),{_COUNT},{_COUNT},{_COUNT}\]").groups()
+    core_hz, wait_states, count = map(_count, numbers)
+    caches = answer.take(rf"m-caches-\[((?:{_CACHE}(?:,{_CACHE})*)?)\]").group(1)
+    registers = []
+    while match := answer.take_if(r"m-register-\[([0-9a-f]{8}),([0-9a-f]{8})\]"):
+        registers.append((int(match.group(1), 16), int(match.group(2), 16)))
+    answer.end()
+    if len(registers) != count:
+        raise answer.error(f"it has {len(registers)} registers, not {count}")
+    return Clock(source, core_hz, wait_states, tuple(caches.split(",")) if caches else (), tuple(registers))
 
 
 def _check_count(answer: _Answer, got: int, expected: int | None) -> None:

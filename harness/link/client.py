@@ -15,6 +15,7 @@ from typing import Protocol
 from harness.errors import DeviceError, InputError
 from harness.link.answers import (
     READY,
+    Clock,
     Inference,
     LayerCrcs,
     LayerTicks,
@@ -26,6 +27,7 @@ from harness.link.answers import (
     Stack,
     Ticks,
     parse_build,
+    parse_clock,
     parse_crc,
     parse_inference,
     parse_layer_crcs,
@@ -144,6 +146,10 @@ class BoardClient:
     def stack(self, *, timeout: float = _COMMAND_S) -> Stack:
         """The stack's high-water mark since boot."""
         return parse_stack(self._ask_for_sure("stack", timeout))
+
+    def clock(self, *, timeout: float = _COMMAND_S) -> Clock:
+        """What runs the core: clock source, wait states and caches, read back from the chip's registers."""
+        return parse_clock(self._ask_for_sure("clock", timeout))
 
     # --- loading an input ---
 

@@ -195,11 +195,25 @@ class Mismatch(_Record):
     got: Crc32
 
 
+class ClockTree(_Record):
+    """What ran the core, read back from the chip's registers by the firmware: source as manifests name it ("fixed" on
+    machines that have no choice), core clock in Hz, wait states of the flash, caches that were on.
+
+    registers: address -> value, both in hexadecimal, of the registers that say so.
+    """
+
+    source: Text
+    core_hz: Count
+    wait_states: Count
+    caches: tuple[Text, ...]
+    registers: dict[Text, Text]
+
+
 class Fingerprint(_Record):
     """What the figures came from. None where there is no such thing (no git checkout, no ELF on the host engine).
 
     options: what the run was asked for besides the record's own keys, where it was not the default; no paths. None in
-    records older than this field.
+    records older than this field. clock: None on the host engine, and in records older than it.
     """
 
     git_commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")] | None
@@ -218,6 +232,7 @@ class Fingerprint(_Record):
     dataset_sha256: Sha256 | None
     seeds: dict[Text, int]
     options: dict[Text, Text | int | float | bool | tuple[Text, ...]] | None = None
+    clock: ClockTree | None = None
 
 
 class Result(_Record):
