@@ -1,6 +1,6 @@
 """Opens, programs, runs, checks and closes a board again and again, and counts what is left behind.
 
-    python benchmarks/soak.py [--board nucleo-f746] [--engine simulator] [--cycles 1000]
+    python benchmarks/soak.py [--board nucleo-f746] [--engine simulator] [--cycles 1000] [--minutes 60]
 
 Each cycle is what `harness run` does with a board: start the emulator, open a session, program and verify LeNet-5,
 infer, time, close. Every CRC of every layer is compared with the reference. Prints one JSON object.
@@ -78,7 +78,8 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def soak(board_name: str, engine: str, cycles: int) -> dict[str, object]:
+def soak(board_name: str, engine: str, most_cycles: int, minutes: float) -> dict[str, object]:
+    """As many cycles as are wanted, or as fit into the time."""
     board = boards.load(board_name)
     graph = lenet5(integer=True)
     generated = generate(graph, variant="int8", core=board.core)
@@ -93,8 +94,11 @@ def soak(board_name: str, engine: str, cycles: int) -> dict[str, object]:
     before, cpu_before = None, _cpu_seconds()
     with tempfile.TemporaryDirectory(prefix="harness-soak-") as name:
         tempfile.tempdir = name  # where measure() puts its own
-        for cycle in range(cycles):
+        end = time.monotonic() + 60 * minutes
+        for cycle in range(most_cycles):
             started = time.monotonic()
+            if cycle and started > end:
+                break
             try:
                 measured = measure(
                     firmware,
@@ -115,6 +119,7 @@ def soak(board_name: str, engine: str, cycles: int) -> dict[str, object]:
         after = held(Path(name))
         tempfile.tempdir = None
     assert before is not None
+    cycles = len(seconds)
     return {
         "board": board_name,
         "engine": engine,
@@ -140,8 +145,9 @@ def main() -> None:
     parser.add_argument("--board", default="nucleo-f746", choices=boards.names())
     parser.add_argument("--engine", default="simulator", choices=("simulator", "qemu", "renode"))
     parser.add_argument("--cycles", type=int, default=1000)
+    parser.add_argument("--minutes", type=float, default=60.0, help="stop after so long, with fewer cycles")
     arguments = parser.parse_args()
-    print(json.dumps(soak(arguments.board, arguments.engine, arguments.cycles), indent=2))
+    print(json.dumps(soak(arguments.board, arguments.engine, arguments.cycles, arguments.minutes), indent=2))
 
 
 if __name__ == "__main__":

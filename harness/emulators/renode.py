@@ -92,7 +92,11 @@ def _start(program: Path, board: Board, engine: RenodeEngine, work_dir: Path) ->
     renode = [str(program), "--disable-gui", "--plain", "--config", str(work_dir / "renode.config"), "--console"]
     # The end of standard input ends it too, but not while it hangs; guard.py waits and then kills it.
     command = [sys.executable, "-I", "-S", str(Path(guard.__file__)), "--forward", *renode, _escaped(script)]
-    process = Process("Renode", "renode", command, work_dir, explain=_explain, farewell=b"quit\n")
+    # .NET wants libicu for the languages of the world, which small images of Linux lack and Renode has no use for.
+    environment = {"DOTNET_SYSTEM_GLOBALIZATION_INVARIANT": "1"} | os.environ
+    process = Process(
+        "Renode", "renode", command, work_dir, environment=environment, explain=_explain, farewell=b"quit\n"
+    )
     try:
         _wait_until_ready(process)
     except BaseException as error:
