@@ -408,7 +408,7 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
         kernels=spec.kernels,
         seed=spec.seed,
         weights=None if prepared.trained else "random",
-        latency=_latency(choice, measured, host, model),
+        latency=_latency(choice, measured, host, model, integer=graph.integer),
         instructions=measured.instructions if measured else None,
         layers=_layers(graph, generated, firmware, measured, reference, observed),
         footprint=_footprint(firmware, measured),
@@ -673,7 +673,7 @@ def _cycle_model(spec: RunSpec, board: Board, choice: Choice, reporter: Reporter
 
 
 def _latency(
-    choice: Choice, measured: Measured | None, host: _Observed | None, model: CycleModel | None
+    choice: Choice, measured: Measured | None, host: _Observed | None, model: CycleModel | None, *, integer: bool
 ) -> record.Latency:
     clock: record.Clock
     if measured is None:
@@ -693,7 +693,7 @@ def _latency(
         repeats=len(times),
         hz=hz if timed else None,
         us=median / hz * 1e6 if timed else None,
-        error_band=model.error_band if model else None,
+        error_band=model.band(integer=integer) if model else None,
         model_version=model.version if model else None,
         overhead=overhead,
         times=times if clock in ("silicon", "host") else None,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
+import statistics
 import subprocess
 import tempfile
 from functools import cache
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness import boards
-from harness.emulators.simulator.cycles import cores
+from harness.emulators.simulator.cycles import cores, parameters
 from harness.emulators.simulator.cycles.instructions import Flow, Instruction, Kind, decode
 from harness.emulators.simulator.cycles.model import CycleModel
 from harness.emulators.simulator.cycles.parameters import ParameterSet, load, shipped
@@ -204,3 +206,45 @@ def test_parameter_files_are_checked(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(InputError, match="holds no cycle parameters"):
         load(path)
+
+
+ANCHORS = Path(parameters.__file__).parent / "fitted" / "anchors.json"
+
+
+def test_published_figures_of_silicon_are_met() -> None:
+    """What benchmarks/cycle_anchors.py and the sources named there gave; the model itself knows none of it."""
+    rows = json.loads(ANCHORS.read_text())["rows"]
+    errors = {row["id"]: abs(row["predicted"]["error"]) for row in rows if row["predicted"]}
+    for row in rows:
+        if row["predicted"]:
+            ratio = row["predicted"]["cycles"] / row["published"]["cycles"]
+            assert row["predicted"]["error"] == pytest.approx(ratio - 1, abs=1e-4)
+        assert row["published"]["source"]
+    of_kind = {
+        kind: [errors[row["id"]] for row in rows if row["kind"] == kind and row["id"] in errors]
+        for kind in ("int8", "C")
+    }
+    new = [errors[row["id"]] for row in rows if row["kind"] == "int8" and row["id"] in errors and not row["fitted"]]
+    assert len(of_kind["int8"]) >= 12 and len(new) >= 4
+    assert statistics.median(of_kind["int8"]) <= 0.05 and max(of_kind["int8"]) <= 0.12
+    assert statistics.median(new) <= 0.05
+    assert max(of_kind["C"]) <= 0.03
+    for core in ("cortex-m4", "cortex-m7"):
+        fitted = shipped(cores.table(core))
+        worst = max(
+            errors[row["id"]] for row in rows if row["core"] == core and row["kind"] == "int8" and row["id"] in errors
+        )
+        left_out = max(abs(error) for error in fitted.provenance["left_out_errors"].values())
+        assert fitted.error_band is not None and max(worst, left_out) <= fitted.error_band
+        assert fitted.version == parameters.fingerprint(fitted.values)
+
+
+def test_floating_point_code_is_not_said_to_be_calibrated() -> None:
+    made = CycleModel.of(boards.load("nucleo-f746"))
+    assert made.band(integer=True) == 0.09 and made.band(integer=False) is None
+
+
+def test_flash_without_wait_states_is_as_fast_as_a_cache() -> None:
+    board = boards.load("nucleo-l4r5")
+    assert CycleModel.of(board, clock_hz=20_000_000).memory.fetch is None
+    assert CycleModel.of(board).memory.fetch is not None

@@ -6,6 +6,7 @@ slope, and bounded linear least squares on relative errors the rest.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ Predict = Callable[[Mapping[str, float]], Sequence[float]]
 
 # How strongly parameters that the measurements say little about stay where they were: a move over a parameter's whole
 # range weighs as much as this relative error of one measurement.
-_PRIOR = 0.02
+_PRIOR = 0.05
 # Parameters that move the predictions less than this, relative, are not fitted.
 _INSENSITIVE = 1e-4
 
@@ -127,20 +128,34 @@ def _solve(
     origin: np.ndarray,
     kept: np.ndarray,
 ) -> np.ndarray:
-    from scipy.optimize import lsq_linear
-
-    span = np.array([parameter.high - parameter.low for parameter in free])
+    """The free parameters for the measurements that are `kept`: whole cycles, and shares in hundredths."""
     rows = matrix[kept] / measured[kept, None]
     wanted = (measured - base)[kept] / measured[kept]
-    prior = np.diag(_PRIOR / span)
     low = np.array([parameter.low for parameter in free]) - origin
     high = np.array([parameter.high for parameter in free]) - origin
-    found = lsq_linear(np.vstack([rows, prior]), np.concatenate([wanted, np.zeros(len(free))]), bounds=(low, high))
-    solution = origin + found.x
-    # Costs are whole cycles; shares are of a line's reads.
-    return np.array(
-        [
-            round(value) if parameter.high > 1 else round(value, 2)
-            for parameter, value in zip(free, solution, strict=True)
-        ]
-    )
+    span = high - low
+    rows = np.vstack([rows, np.diag(_PRIOR / span)])
+    wanted = np.concatenate([wanted, np.zeros(len(free))])
+    moves = _bounded(rows, wanted, low, high)
+    whole = np.array([parameter.high > 1 for parameter in free])
+    # Costs are whole cycles: the best of all ways to round them, with the shares fitted again to each.
+    best, least = moves, np.inf
+    for up in itertools.product((False, True), repeat=int(whole.sum())):
+        rounded = np.where(up, np.ceil(moves[whole] - 1e-9), np.floor(moves[whole] + 1e-9))
+        tried = moves.copy()
+        tried[whole] = np.clip(rounded, np.ceil(low[whole] - 1e-9), np.floor(high[whole] + 1e-9))
+        if not whole.all():
+            rest = wanted - rows[:, whole] @ tried[whole]
+            tried[~whole] = np.round(_bounded(rows[:, ~whole], rest, low[~whole], high[~whole]), 2)
+        cost = float(((rows @ tried - wanted) ** 2).sum())
+        if cost < least:
+            best, least = tried, cost
+    solution: np.ndarray = origin + best
+    return solution
+
+
+def _bounded(rows: np.ndarray, wanted: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    from scipy.optimize import lsq_linear
+
+    found: np.ndarray = np.asarray(lsq_linear(rows, wanted, bounds=(low, high)).x, np.float64)
+    return found

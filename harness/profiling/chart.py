@@ -46,7 +46,7 @@ def save(profile: Profile, path: Path) -> None:
             axes.text(left[index], index, f" {layer.macs / layer.cycles.total:.2f} MAC/cycle", va="center", fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.18)
-    band = profile.model.error_band
+    band = profile.error_band
     quality = "uncalibrated" if band is None else f"±{band:.0%}"
     axes.set_xlabel(f"thousand modelled cycles ({quality}); the core's peak is {profile.peak:g} MAC/cycle")
     axes.set_title(f"{profile.network} on {profile.board} at {profile.clock_hz / 1e6:g} MHz", loc="left")

@@ -93,13 +93,16 @@ class LayerProfile:
 
 @dataclass(frozen=True)
 class Profile:
-    """One inference. peak: multiply-accumulates per cycle that the core can do at best, on this kind of number."""
+    """One inference. peak: multiply-accumulates per cycle that the core can do at best, on this kind of number.
+    error_band: of the model on this kind of number, as a fraction; None where it is uncalibrated.
+    """
 
     network: str
     board: str
     clock_hz: int
     model: CycleModel
     peak: float
+    error_band: float | None
     layers: tuple[LayerProfile, ...]
     coverage: Coverage
     notes: tuple[str, ...] = field(default=())
@@ -132,7 +135,7 @@ class Profile:
             "board": self.board,
             "clock_hz": self.clock_hz,
             "model_version": self.model.version,
-            "error_band": self.model.error_band,
+            "error_band": self.error_band,
             "notes": list(self.notes),
             "peak_macs_per_cycle": self.peak,
             "uncosted": {"share": self.coverage.share, "instructions": self.coverage.unknown},
@@ -201,6 +204,7 @@ def profile(board: Board, elf: Path, generated: Generated, data: bytes, model: C
         clock_hz=model.clock_hz,
         model=model,
         peak=model.table.peak_float_macs if floating else model.table.peak_macs,
+        error_band=model.band(integer=not floating),
         layers=layers,
         coverage=_coverage(lines, model),
         notes=model.notes,

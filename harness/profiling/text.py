@@ -16,7 +16,7 @@ _SHOWN_SHARE = 0.002
 def summary(profile: Profile) -> RenderableType:
     """Layers, then functions."""
     total = profile.cycles
-    band = profile.model.error_band
+    band = profile.error_band
     quality = "uncalibrated" if band is None else f"+-{band:.0%}"
     head = [
         f"{profile.network} on {profile.board} at {profile.clock_hz / 1e6:g} MHz: {total.total:,} cycles = "

@@ -104,8 +104,8 @@ def _flash_places(board: Board, timing: Timing) -> list[tuple[int, int]]:
 
 def _fetch_side(board: Board, timing: Timing, flash: _Flash, values: Values) -> Side | None:
     cache = timing.icache or timing.flash.instruction_cache
-    if cache is None and not flash.wait_states:
-        return None
+    if timing.icache is None and not flash.wait_states:
+        return None  # flash is as fast as a cache, and the core is on its bus
     geometry = _geometry(cache) if cache else _buffer(timing.flash.read_bytes)
     line_bytes = 1 << geometry.line_shift
     miss = flash.line(line_bytes, values["fetch_bus"], values["fetch_share"])
@@ -119,7 +119,7 @@ def _fetch_side(board: Board, timing: Timing, flash: _Flash, values: Values) -> 
 
 def _data_side(board: Board, timing: Timing, flash: _Flash, values: Values) -> Side | None:
     cache = timing.dcache or timing.flash.data_cache
-    if cache is None and not flash.wait_states:
+    if timing.dcache is None and not flash.wait_states:
         return None
     geometry = _geometry(cache) if cache else _buffer(timing.flash.read_bytes)
     line_bytes = 1 << geometry.line_shift

@@ -47,8 +47,9 @@ class EdgeCost:
 class CycleModel:
     """One core with one set of parameters and one board's memories.
 
-    error_band: half-width of the error that the parameters were seen to have, as a fraction; None where nobody has
-    measured this core, or the manifest does not tell what its memories cost.
+    error_band: half-width of the error that the parameters were seen to have on integer code, as a fraction; None where
+    nobody has measured this core, or the manifest does not tell what its memories cost. float_error_band: the same of
+    floating-point code.
     """
 
     table: CoreTable
@@ -56,6 +57,7 @@ class CycleModel:
     memory: Memory
     clock_hz: int
     error_band: float | None
+    float_error_band: float | None
     version: str
     notes: tuple[str, ...] = field(default=())
 
@@ -81,9 +83,15 @@ class CycleModel:
             notes.append(f"no memory timing in the manifest of {board.id}: memories cost nothing, uncalibrated")
         if chosen.error_band is None:
             notes.append(f"{board.core} is modelled from {table.manual}, uncalibrated")
-        band = None if notes else chosen.error_band
+        band, float_band = (None, None) if notes else (chosen.error_band, chosen.float_error_band)
         version = f"{board.core} {REVISION}.{chosen.version}" + (" uncalibrated" if notes else "")
-        return CycleModel(table, chosen, Memory.of(board, clock, chosen.values), clock, band, version, tuple(notes))
+        return CycleModel(
+            table, chosen, Memory.of(board, clock, chosen.values), clock, band, float_band, version, tuple(notes)
+        )
+
+    def band(self, *, integer: bool) -> float | None:
+        """The error band of integer or of floating-point code."""
+        return self.error_band if integer else self.float_error_band
 
     def knows(self, instruction: Instruction) -> bool:
         """Whether the core's table has a row for it; others count one cycle, and are counted."""

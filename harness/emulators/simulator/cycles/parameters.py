@@ -17,14 +17,17 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class ParameterSet:
-    """Values for one core. version: names them in records. error_band: half-width of the error, as a fraction, over
-    what is told in `provenance`; None when they are not fitted."""
+    """Values for one core. version: names them in records. error_band: half-width of the error, as a fraction, of
+    integer code over what is told in `provenance`; None when they are not fitted. float_error_band: of floating-point
+    code, None where that is not calibrated.
+    """
 
     core: str
     version: str
     values: Mapping[str, float]
     error_band: float | None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    float_error_band: float | None = None
 
     def check(self, table: CoreTable) -> None:
         """InputError when they belong to another core, lack a value, or have one that is physically impossible."""
@@ -48,6 +51,7 @@ class ParameterSet:
             "version": self.version,
             "values": dict(self.values),
             "error_band": self.error_band,
+            "float_error_band": self.float_error_band,
             "provenance": dict(self.provenance),
         }
         return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
@@ -68,13 +72,14 @@ def load(path: Path) -> ParameterSet:
         plain = json.loads(text)
         if plain["schema"] != _SCHEMA:
             raise InputError(f"{path} is of schema {plain['schema']}, not {_SCHEMA}")
-        band = plain["error_band"]
+        bands = [None if plain[name] is None else float(plain[name]) for name in ("error_band", "float_error_band")]
         return ParameterSet(
             core=str(plain["core"]),
             version=str(plain["version"]),
             values={str(name): float(value) for name, value in plain["values"].items()},
-            error_band=None if band is None else float(band),
+            error_band=bands[0],
             provenance=dict(plain["provenance"]),
+            float_error_band=bands[1],
         )
     except OSError as error:
         raise InputError(f"cycle parameters {path} cannot be read: {error.strerror}") from error
