@@ -33,8 +33,10 @@ from harness.data.base import Dataset
 from harness.errors import InputError
 from harness.graph import graph as graph_file
 from harness.graph.graph import Graph
+from harness.ops.avg_pool2d import AvgPool2d
 from harness.ops.conv2d import Conv2d
 from harness.ops.linear import Linear
+from harness.ops.max_pool2d import MaxPool2d
 
 if TYPE_CHECKING:
     from harness.compress.deep.qat import Lessons, Training
@@ -230,6 +232,14 @@ def _checked(
 ) -> _Options:
     if graph.integer:
         raise InputError(f"network {graph.name} is quantised already: deep compression starts from the float network")
+    for layer in graph.layers:
+        special = getattr(layer, "padding_after", None) is not None or getattr(layer, "clip", None) is not None
+        if special or not isinstance(layer, Conv2d | Linear | MaxPool2d | AvgPool2d):
+            raise InputError(
+                f"layer {layer.name} ({layer.label}): deep compression knows chains of convolutions, linear layers and "
+                "pools",
+                hint="--variant mixed compresses any network: harness search finds its bit widths",
+            )
     if not (math.isfinite(accuracy_budget) and accuracy_budget >= 0):
         raise InputError(f"the accuracy budget is {accuracy_budget} percentage points; it must be 0 or more")
     if sparsity is not None and not 0 <= sparsity < 1:
