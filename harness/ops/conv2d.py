@@ -11,6 +11,7 @@ from harness.errors import InputError
 from harness.ops.base import Array, Operator, Requantization, Shape, exact_float, finished, padding_edges, relu_label
 from harness.ops.conv2d_f32_groups import GroupsConv2dF32
 from harness.ops.conv2d_gray import GrayConv2d
+from harness.ops.conv2d_narrow import NarrowConv2d
 from harness.ops.conv2d_packed import PackedConv2d
 from harness.ops.conv2d_pairs import PairsConv2d
 from harness.ops.conv2d_tile import TileConv2d
@@ -73,7 +74,7 @@ class Conv2d(Operator):
     @property
     def forms(self) -> tuple[Form[Any], ...]:
         if self.integer:
-            return GrayConv2d(), PairsConv2d(), TileConv2d(), PlainConv2d(), PackedConv2d()
+            return GrayConv2d(), PairsConv2d(), TileConv2d(), NarrowConv2d(), PlainConv2d(), PackedConv2d()
         return GroupsConv2dF32(), PlainConv2dF32()
 
     @property
