@@ -37,7 +37,7 @@ from harness.results.record import Result
 from harness.search import policy as policies
 from harness.search.policy import Policy
 from harness.toolchain.footprint import Footprint
-from harness.toolchain.platformio import Firmware
+from harness.toolchain.platformio import BuildInputs, Firmware
 
 if TYPE_CHECKING:
     from harness.emulators.simulator.cycles.model import CycleModel
@@ -52,6 +52,9 @@ ACCURACY_BUDGET = 0.3
 
 # Images that calibrate the activations' scales; from the validation split, never from the test split.
 CALIBRATION_IMAGES = 512
+
+# Of firmware that keeps no copy of its input beside the network's own.
+_UNSTAGED = {"HARNESS_STAGING": "0"}
 
 # Elements of the largest activation over all of these: of large images, fewer are used.
 _CALIBRATION_ELEMENTS = 2**24
@@ -483,9 +486,16 @@ def reference_accuracy(spec: RunSpec, reporter: Reporter | None = None) -> recor
 
 
 def link(graph: Graph, variant: str, board: Board, reporter: Reporter) -> Footprint:
-    """What the network takes on a board, as the linker has it; DoesNotFit with by how much it is too large."""
+    """What the network takes on a board at least, as the linker has it: without a second copy of its input.
+
+    DoesNotFit with by how much it is too large.
+    """
+    from harness.toolchain.platformio import build
+
     generated = generate(graph, variant=variant, core=board.core)
-    return _build(RunSpec(graph.name, board.id, variant), generated, board, reporter)[0].footprint
+    inputs = dataclasses.replace(_build_inputs(variant, generated), defines=_UNSTAGED)
+    with reporter.stage(f"linking for {board.id}"):
+        return build(inputs, board, cache_dir=cache_dir()).footprint
 
 
 def _adapted(prepared: Prepared, kernels: str) -> Graph:
@@ -579,15 +589,9 @@ def _build(spec: RunSpec, generated: Generated, board: Board, reporter: Reporter
 
     It does where RAM has room for both.
     """
-    from harness.toolchain.platformio import BuildInputs, build
+    from harness.toolchain.platformio import build
 
-    optimize, *extra_flags = generated.optimize.split()
-    inputs = BuildInputs(
-        name=f"{generated.name}-{spec.variant}",
-        files=generated.contents,
-        optimize=optimize,
-        extra_flags=tuple(extra_flags),
-    )
+    inputs = _build_inputs(spec.variant, generated)
     with reporter.stage(f"building for {board.id}"):
         try:
             return build(inputs, board, cache_dir=cache_dir(), toolchain=spec.toolchain), True
@@ -595,8 +599,19 @@ def _build(spec: RunSpec, generated: Generated, board: Board, reporter: Reporter
             if not 0 < error.overflows.get("ram", 0) <= generated.input_bytes or "flash" in error.overflows:
                 raise
         reporter.say("note: RAM has no room for a second copy of the input: it is sent anew for each inference")
-        unstaged = dataclasses.replace(inputs, defines={"HARNESS_STAGING": "0"})
-        return build(unstaged, board, cache_dir=cache_dir(), toolchain=spec.toolchain), False
+        return build(
+            dataclasses.replace(inputs, defines=_UNSTAGED), board, cache_dir=cache_dir(), toolchain=spec.toolchain
+        ), False
+
+
+def _build_inputs(variant: str, generated: Generated) -> BuildInputs:
+    optimize, *extra_flags = generated.optimize.split()
+    return BuildInputs(
+        name=f"{generated.name}-{variant}",
+        files=generated.contents,
+        optimize=optimize,
+        extra_flags=tuple(extra_flags),
+    )
 
 
 def _from_board(graph: Graph, measured: Measured) -> _Observed:

@@ -101,7 +101,7 @@ def test_the_page_has_means_against_rl_and_says_what_is_not_reproduced() -> None
     page = mixed_precision.describe([memory(True), memory(None)], [memory(None)], [searched()], ["ds-cnn (no data)"])
     text = document.markdown(page)
     assert "1 of 1 the same, tensor by tensor" in text
-    assert "rl 75.50%, random 74.50%, memory-rule 64.00%, ilp 75.40% with 0.92% of rl's images" in text
+    assert "rl 75.50%, random 74.50%, memory-rule 64.00%, ilp 75.40% with 0.92% of rl's images, 0.92% of those" in text
     assert "| memory-rule | 64.00% | -11.50 |" in text and "| ilp | 75.40% | -0.10 |" in text
     assert "no accuracy on it is a CIFAR-10 accuracy" in text and "Left out: ds-cnn (no data)." in text
     assert "not reproduced" in text and "ImageNet top-1" in text
@@ -130,3 +130,35 @@ def test_the_quick_page_runs(tmp_path: Path) -> None:
     )
     assert rl["validation"] >= ruled["validation"]
     assert (tmp_path / "reproduce" / "2008.05124.md").exists()
+
+
+@pytest.mark.slow
+@needs_mnist
+def test_a_policy_that_is_found_for_a_board_links(tmp_path: Path) -> None:
+    import shutil
+
+    from harness.assets import boards_dir
+
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("arm-none-eabi-gcc is needed")
+    manifest = json.loads((boards_dir() / "nucleo-f746.json").read_text())
+    for region in manifest["harness"]["memory"]:
+        region["length"] = 30 * 1024 if region["kind"] == "flash" else 8 * 1024
+    manifest["upload"] = {"maximum_size": 30 * 1024, "maximum_ram_size": 8 * 1024}
+    board, file = tmp_path / "a tiny one.json", tmp_path / "p.json"
+    board.write_text(json.dumps(manifest))
+    found = ["--method", "ilp", "--output", str(file), "--json"]
+    code, out, err = run("search", "lenet5", "--fit-board", str(board), *found)
+    assert code == 0, err
+    told = json.loads(out)
+    # Without the limit all weights had 8 bits; what is left is less than one step of any layer but fc1.
+    assert 0.9 * told["limits"]["flash"] <= told["bytes"] <= told["limits"]["flash"] < 61_470
+    code, out, err = run(
+        "run", "lenet5", "--board", str(board), "--variant", "mixed", "--policy", str(file), "--samples", "1",
+        "--results", str(tmp_path), "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["bit_exact"] is True and record["footprint"]["flash"]["total"] <= 30 * 1024
+    code, _, err = run("search", "lenet5", "--fit-board", str(board), "--flash", "16kB", *found)
+    assert code == 2 and "with 2 bits for every weight" in " ".join(err.split())
