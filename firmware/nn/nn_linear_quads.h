@@ -93,7 +93,8 @@ NN_INLINE const uint32_t *nn_linear_quads_rows(const uint32_t *weights, const nn
             "bne 1b\n\t"
             ".endif\n\t"
             ".if %c[words] & 1\n\t" NN_LINEAR_QUADS_WORD ".endif"
-            : [weights] "+r"(weights), [prepared] "+r"(prepared), [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d)
+            : [weights] "+&r"(weights), [prepared] "+&r"(prepared), [a] "+&r"(a), [b] "+&r"(b), [c] "+&r"(c),
+              [d] "+&r"(d)
             : [end] "m"(end), [rows] "i"(rows), [words] "i"(words)
             : "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");
     sums[0] = a;

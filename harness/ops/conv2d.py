@@ -16,7 +16,6 @@ from harness.ops.conv2d_packed import PackedConv2d
 from harness.ops.conv2d_pairs import PairsConv2d
 from harness.ops.conv2d_tile import TileConv2d
 from harness.ops.lowering import (
-    Constant,
     Cost,
     Form,
     Lowering,
@@ -24,7 +23,8 @@ from harness.ops.lowering import (
     Site,
     Value,
     clip_field,
-    requantization_constants,
+    float_constants,
+    plain_constants,
     requantization_fields,
 )
 from harness.ops.max_pool2d import Window
@@ -191,11 +191,7 @@ class PlainConv2d(Form[Conv2d]):
                 "bias": Reference("bias"),
                 "requantize": requantization_fields(layer.requantize),
             },
-            constants=(
-                Constant("weights", "int8_t", layer.weight.astype(np.int8).ravel()),
-                Constant("bias", "int32_t", layer.bias.astype(np.int32)),
-                *requantization_constants(layer.requantize),
-            ),
+            constants=plain_constants(layer.weight, layer.bias, layer.requantize),
         )
 
 
@@ -224,8 +220,5 @@ class PlainConv2dF32(Form[Conv2d]):
                 "bias": Reference("bias"),
                 **clip_field(layer.clip),
             },
-            constants=(
-                Constant("weights", "float", layer.weight.astype(np.float32).ravel()),
-                Constant("bias", "float", layer.bias.astype(np.float32)),
-            ),
+            constants=float_constants(layer.weight, layer.bias),
         )

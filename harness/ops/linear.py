@@ -13,7 +13,6 @@ from harness.ops.linear_f32_rows import RowsLinearF32
 from harness.ops.linear_packed import PackedLinear
 from harness.ops.linear_quads import QuadsLinear
 from harness.ops.lowering import (
-    Constant,
     Cost,
     Form,
     Lowering,
@@ -21,7 +20,8 @@ from harness.ops.lowering import (
     Site,
     Value,
     clip_field,
-    requantization_constants,
+    float_constants,
+    plain_constants,
     requantization_fields,
 )
 
@@ -122,11 +122,7 @@ class PlainLinear(Form[Linear]):
                 "bias": Reference("bias"),
                 "requantize": requantization_fields(layer.requantize),
             },
-            constants=(
-                Constant("weights", "int8_t", layer.weight.astype(np.int8).ravel()),
-                Constant("bias", "int32_t", layer.bias.astype(np.int32)),
-                *requantization_constants(layer.requantize),
-            ),
+            constants=plain_constants(layer.weight, layer.bias, layer.requantize),
         )
 
 
@@ -154,8 +150,5 @@ class PlainLinearF32(Form[Linear]):
                 "bias": Reference("bias"),
                 **clip_field(layer.clip),
             },
-            constants=(
-                Constant("weights", "float", layer.weight.astype(np.float32).ravel()),
-                Constant("bias", "float", layer.bias.astype(np.float32)),
-            ),
+            constants=float_constants(layer.weight, layer.bias),
         )

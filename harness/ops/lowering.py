@@ -309,6 +309,23 @@ def requantization_fields(r: Requantization | None) -> dict[str, Value]:
     return fields | {"zero_point": int(r.zero_point), "bits": int(r.bits)}
 
 
+def plain_constants(weight: Array, bias: Array, r: Requantization | None) -> tuple[Constant, ...]:
+    """The arrays of an integer layer whose weights are stored one byte each, as they are."""
+    return (
+        Constant("weights", "int8_t", weight.astype(np.int8).ravel()),
+        Constant("bias", "int32_t", bias.astype(np.int32)),
+        *requantization_constants(r),
+    )
+
+
+def float_constants(weight: Array, bias: Array) -> tuple[Constant, ...]:
+    """The arrays of a float layer whose weights are stored as they are."""
+    return (
+        Constant("weights", "float", weight.astype(np.float32).ravel()),
+        Constant("bias", "float", bias.astype(np.float32)),
+    )
+
+
 def requantization_constants(r: Requantization | None) -> tuple[Constant, ...]:
     """The arrays that `requantization_fields` refers to."""
     if r is None:
