@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +133,14 @@ def test_the_published_policy_of_mobilenet_links() -> None:
     # In and out of the widest layer, and a little for rows in between.
     generated = generate(prepared.graph, variant="mixed", core=board.core)
     assert generated.activation_bytes <= 401_408 + 20_000
+
+
+@pytest.mark.slow
+@needs_arm
+@pytest.mark.skipif(shutil.which("qemu-system-arm") is None, reason="no qemu-system-arm")
+@pytest.mark.parametrize("board", ["mps2-an386", "mps2-an500"])
+def test_a_board_runs_every_width(board: str, tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    policy_of("ds-cnn").write(path)
+    outcome = run(RunSpec("ds-cnn", board, "mixed", engine="qemu", samples=1, repeat=1, policy=path))
+    assert outcome.verdict is None and outcome.result.bit_exact is True
