@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from harness.emulators.base import Emulator
     from harness.link.answers import Clock, Ticks
     from harness.link.client import BoardClient
+    from harness.link.serial_port import SerialPort
     from harness.probe.session import BoardSession
 
 # A board that answers none of this in time hangs; a network may take this long for one inference.
@@ -96,13 +97,12 @@ def measure(
     with ExitStack() as stack:
         work = Path(stack.enter_context(TemporaryDirectory(prefix="harness-")))
         with reporter.stage(f"starting {choice.engine}"):
-            clock = clock_hz or board.clock_hz
-            emulator = stack.enter_context(_started(board, choice, work, clock, cycle_parameters))
-            session = stack.enter_context(_session(board, choice, emulator))
+            opened = started(board, choice, work, clock_hz=clock_hz, cycle_parameters=cycle_parameters)
+            emulator, session = stack.enter_context(opened)
         with reporter.stage(f"programming {board.id}") as advance:
             session.program(firmware.elf, progress=advance)
-        client = stack.enter_context(_client(board, choice, emulator, session, serial))
-        stack.enter_context(_explaining(session, firmware))
+        client = stack.enter_context(_client(emulator, session, serial))
+        stack.enter_context(explaining(session, firmware.elf))
         session.reset_and_run()
         running = client.build(timeout=BOOT_SECONDS)
         if running != firmware.build_id:
@@ -238,10 +238,31 @@ def _with_instructions(
 
 
 @contextmanager
-def _started(
+def started(
+    board: Board,
+    choice: Choice,
+    work: Path,
+    *,
+    clock_hz: int | None = None,
+    cycle_parameters: Path | None = None,
+) -> Iterator[tuple[Emulator | None, BoardSession]]:
+    """The board under control, its core halted; with its running emulator, None for hardware. Ends both.
+
+    work: a folder for logs. clock_hz, cycle_parameters: see measure().
+    """
+    from harness.probe.session import open_session
+
+    with (
+        _emulator(board, choice, work, clock_hz or board.clock_hz, cycle_parameters) as emulator,
+        open_session(board, emulator=emulator, probe_uid=choice.probe) as session,
+    ):
+        yield emulator, session
+
+
+@contextmanager
+def _emulator(
     board: Board, choice: Choice, work: Path, clock_hz: int, cycle_parameters: Path | None
 ) -> Iterator[Emulator | None]:
-    """The running emulator; None for hardware."""
     if choice.engine == "qemu":
         from harness.emulators.qemu import start_qemu as start
     elif choice.engine == "simulator":
@@ -263,19 +284,14 @@ def _started(
 
 
 @contextmanager
-def _session(board: Board, choice: Choice, emulator: Emulator | None) -> Iterator[BoardSession]:
-    from harness.probe.session import open_session
+def watched_port(
+    emulator: Emulator | None, session: BoardSession, serial: str | None
+) -> Iterator[tuple[SerialPort, Callable[[], None]]]:
+    """The serial line to the board, and a check() for whoever waits on it: it raises when the core faulted, or the
+    emulator died.
 
-    with open_session(board, emulator=emulator, probe_uid=choice.probe) as session:
-        yield session
-
-
-@contextmanager
-def _client(
-    board: Board, choice: Choice, emulator: Emulator | None, session: BoardSession, serial: str | None
-) -> Iterator[BoardClient]:
-    """The serial line to the board, watched: while an answer is awaited, a fault or a dead emulator is noticed."""
-    from harness.link.client import PIPELINED, BoardClient
+    serial: the port to take, instead of the emulator's or the probe's.
+    """
     from harness.link.serial_port import open_port
     from harness.link.usb_ports import port_of_probe
 
@@ -286,20 +302,33 @@ def _client(
 
     url = serial or (emulator.serial_url if emulator else port_of_probe(session.probe_uid))
     with open_port(url, check=check) as port:
+        yield port, check
+
+
+@contextmanager
+def _client(emulator: Emulator | None, session: BoardSession, serial: str | None) -> Iterator[BoardClient]:
+    from harness.link.client import PIPELINED, BoardClient
+
+    with watched_port(emulator, session, serial) as (port, check):
         # A UART without flow control loses what arrives while a polling board answers.
         yield BoardClient(port, check=check, window=PIPELINED if emulator else 1)
 
 
 @contextmanager
-def _explaining(session: BoardSession, firmware: Firmware) -> Iterator[None]:
-    """When the board does not answer, says where it is instead."""
-    from harness.link.answers import LineError
+def explaining(session: BoardSession, elf: Path | None) -> Iterator[None]:
+    """When the board does not answer, says where it is instead.
+
+    elf: names the functions; the last programmed image without it.
+    """
+    from harness.link.answers import AnswerError, LineError
 
     try:
         yield
+    except AnswerError:
+        raise
     except LineError as error:
         try:
-            report = session.fault_report(firmware.elf)
+            report = session.fault_report(elf)
         except HarnessError:
             raise error from None
         if report.kind == "hang" and (report.function or "").startswith(_WAITS_IN):

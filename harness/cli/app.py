@@ -16,6 +16,7 @@ from harness.cli import (
     compress,
     doctor,
     export,
+    measure,
     models,
     profile,
     regress,
@@ -43,6 +44,7 @@ app = typer.Typer(
 for name, command in (
     ("run", run.command),
     ("export", export.command),
+    ("measure", measure.command),
     ("train", train.command),
     ("compress", compress.command),
     ("search", search.command),

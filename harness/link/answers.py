@@ -33,6 +33,10 @@ class SilentBoardError(LineError):
     """Nothing answers at all: the board hangs or is off, or this is not its line. Trying again does not help."""
 
 
+class AnswerError(LineError):
+    """An answer came whole and in time, but is not what the protocol says: the firmware's fault, not the line's."""
+
+
 class RefusedError(LineError):
     """The board answered e-[reason]: the command reached it damaged, or asks for what it cannot do."""
 
@@ -119,9 +123,10 @@ class Clock:
 
 
 class Lines:
-    """Cuts the bytes of a line into its lines, however they arrive."""
+    """Cuts the bytes of a line into its lines, however they arrive. any_end: a line may also end in LF alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, any_end: bool = False) -> None:
+        self._any_end = any_end
         self._partial = b""
 
     @property
@@ -138,12 +143,12 @@ class Lines:
         *complete, self._partial = (self._partial + data).split(b"\n")
         if len(self._partial) > _MAX_LINE_BYTES:
             raise LineError(f"the board sent {len(self._partial):,} bytes without a line end")
-        return [_line(raw) for raw in complete]
+        return [_line(raw, self._any_end) for raw in complete]
 
 
-def _line(raw: bytes) -> str:
-    text = raw[:-1]
-    if not raw.endswith(b"\r") or not all(0x20 <= byte <= 0x7E for byte in text):
+def _line(raw: bytes, any_end: bool) -> str:
+    text = raw.rstrip(b"\r") if any_end else raw[:-1]
+    if not (any_end or raw.endswith(b"\r")) or not all(0x20 <= byte <= 0x7E for byte in text):
         raise LineError(f"the board sent a damaged line: {shown(raw)}")
     return text.decode("ascii")
 

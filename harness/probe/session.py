@@ -44,7 +44,7 @@ from harness.probe.faults import (
     state_at_qemu_lockup,
 )
 from harness.probe.hardware import ProbeInfo, list_probes
-from harness.probe.image import Segment, read_segments
+from harness.probe.image import Segment, is_elf, read_firmware, read_segments
 from harness.probe.plugin import EmulatorProbe
 from harness.toolchain import symbols
 
@@ -139,16 +139,17 @@ class BoardSession:
 
     # ---- programming
 
-    def program(self, elf: Path, *, progress: Callable[[float], None] | None = None) -> ProgramReport:
-        """Write every loadable segment of `elf` to flash and read it back. The core is left halted.
+    def program(self, firmware: Path, *, progress: Callable[[float], None] | None = None) -> ProgramReport:
+        """Write an ELF file's loadable segments, or a raw image, to flash and read them back. The core is left halted.
 
         progress: called with the share that is done, 0.0 to 1.0. BuildError where the image does not lie in the board's
         flash; DeviceError with address, expected and read byte where flash holds something else afterwards.
         """
-        segments = read_segments(elf)
+        elf = is_elf(firmware)
+        segments = read_segments(firmware) if elf else read_firmware(firmware, self.board)
         self._check_placement(segments)
         size = sum(len(segment.data) for segment in segments)
-        self._programmed = elf
+        self._programmed = firmware if elf else None
         started = time.monotonic()
         report = _Progress(progress)
         with self._guarded("programming"):

@@ -5,13 +5,15 @@ simulator, `D` lets the core run on. Beyond QEMU's: X packets, no-ack mode, qCRC
 core runs, which pauses for them. A connection that ends without `D` leaves the core as it is, without breakpoints.
 
 A core that locks up stops with `T0Blockup:1;` (SIGSEGV), PC 0xFFFFFFFE and a line on the console that says why; memory
-and registers can be read then, DHCSR.S_LOCKUP is set, and `monitor reset` recovers.
+and registers can be read then, DHCSR.S_LOCKUP is set, and `monitor reset` recovers. A firmware that does nothing but
+reset itself stops with `T06resetloop:1;` (SIGABRT) and such a line.
 
-Monitor commands: `reset` (or `system_reset`; the core stays halted at its first instruction), `instructions`, `help`.
+Monitor commands: `reset` (or `system_reset`; the core stays halted at its first instruction), and what `help` tells.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,9 +30,11 @@ _INTERRUPT = 0x03
 _MONITOR_HELP = (
     "reset: reset the board, halted\ninstructions: executed since reset\n"
     "clock cycles, clock instructions: what timers and the cycle counter count from now on\n"
+    "lines: what the firmware sent last, each line with [instructions, cycles] before and after\n"
+    "unmodelled: base addresses of the peripherals that it used although they read as zero\n"
     "coverage: instructions that the cycle model has no cost for\n"
 )
-_SIGNALS = {Reason.REQUEST: 0x02, Reason.LOCKUP: 0x0B}
+_SIGNALS = {Reason.REQUEST: 0x02, Reason.LOCKUP: 0x0B, Reason.RESET_LOOP: 0x06}
 _SIGTRAP = 0x05
 _BAD_ADDRESS, _BAD_PACKET = b"E14", b"E16"
 
@@ -113,6 +117,8 @@ class GdbServer:
             return
         if stop.reason is Reason.LOCKUP:
             self._console(f"The core has locked up: {self._machine.lockup}.\n")
+        if stop.reason is Reason.RESET_LOOP:
+            self._console(f"{self._machine.reset_loop}.\n")
         self._report(stop)
 
     def _reply(self, body: bytes) -> None:
@@ -299,6 +305,11 @@ class GdbServer:
         elif command in ("clock cycles", "clock instructions"):
             with self._runner.paused() as machine:
                 machine.clock_in("cycles" if command.endswith("cycles") else "instructions")
+        elif command == "lines":
+            with self._runner.paused() as machine:
+                self._console(json.dumps([[one.text, one.begin, one.end] for one in machine.serial.lines]))
+        elif command == "unmodelled":
+            self._console(json.dumps(self._machine.unmodelled))
         elif command == "coverage":
             with self._runner.paused() as machine:
                 self._console(f"{machine.coverage().to_json()}\n")
@@ -350,7 +361,7 @@ _FIXED_ANSWERS = {
 
 
 def _stop_reply(reason: Reason) -> bytes:
-    extra = b"lockup:1;" if reason is Reason.LOCKUP else b""
+    extra = {Reason.LOCKUP: b"lockup:1;", Reason.RESET_LOOP: b"resetloop:1;"}.get(reason, b"")
     return b"T%02x%bthread:1;" % (_SIGNALS.get(reason, _SIGTRAP), extra)
 
 

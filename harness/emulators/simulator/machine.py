@@ -93,13 +93,16 @@ _UNDONE = (*GENERAL, *FLOAT, "control")
 _POLL_SECONDS = 0.02
 # Polls that are further apart than this, in instructions, are no loop that waits for input.
 _POLL_DISTANCE = 2000
+# While it waits, a firmware is woken by its timers at most this often, in seconds, however slow its clock is set up.
+_PACE_SECONDS = 0.001
 # How long, in seconds of the machine's own time, a firmware that sleeps may be woken by timers, with nothing on its
 # serial line, until run() says that it waits for input.
 _IDLE_SECONDS = 0.1
 # `b .`: a branch to itself, which only an interrupt can end.
 _BRANCH_TO_ITSELF = b"\xfe\xe7"
-# With a cycle model: ticks that an instruction seldom takes more than.
-_MOST_TICKS = 4
+# With a cycle model: how many instructions tell how long others will take, and when an event is close.
+_GUESS_FROM = 16
+_CLOSE_TICKS = 256
 # How many resets in a row, with nothing on the serial line between them, are a loop.
 _RESETS_IN_A_LOOP = 8
 
@@ -214,13 +217,16 @@ class Machine:
         self._check_hooks: list[Hook] = []
         self._calls: list[Hook] = []
 
-        # Blocks that end in an instruction which may let an interrupt pass.
+        # Where instructions are that may let an interrupt pass.
         self._unmasking: set[int] = set()
         # Something waits to be taken, and may not be as things are.
         self._masked = False
         # What is to be looked at between two blocks: who is pending, when the next event is, bytes that have arrived.
         self._interrupts_changed = self._events_stale = self._input_arrived = False
         self._next_event: int | None = None
+        # With a cycle model, see _limit_run(): (instructions, clock) when it was last called, and the time of one.
+        self._limited_at = 0, 0
+        self._ticks_per_instruction = 1.0
         # Ticks that the clock was put forward while the core slept; of them, those with a silent serial line.
         self._slept = self._idle = 0
         # The core sleeps; or spins, which is the same but for what wakes it.
@@ -443,6 +449,8 @@ class Machine:
         self.serial.clear()
         self._reset_requested = self._asleep = self._masked = False
         self._slept = self._idle = 0
+        self._limited_at = 0, 0
+        self._ticks_per_instruction = 1.0
         self._events_stale = True
         self._exceptions.reset()
         for peripheral in self._space.peripherals:
@@ -569,6 +577,7 @@ class Machine:
             uc.mem_protect(base, size, unicorn.UC_PROT_NONE)
             uc.hook_add(protected, self._on_protected, begin=base, end=base + size - 1)
         self.serial.on_fed = self._on_fed
+        self.serial.stamp = self._stamp
 
     def _on_page(self, _uc: Any, page: int, access: int, entry: Any, _data: Any) -> bool:
         permissions = self._space.permissions(page)
@@ -602,7 +611,6 @@ class Machine:
         """Unicorn translates this block, perhaps again: what is known of code at its address is old."""
         self._counter.stale(block.pc)
         self._blocks.pop(block.pc, None)
-        self._unmasking.discard(block.pc)
 
     def _on_new_block(self, address: int, size: int) -> int | None:
         """See BlockCounter: the instructions of a block, or None to stop in front of it."""
@@ -619,9 +627,6 @@ class Machine:
                 self._left = True
                 self._uc.emu_stop()
                 return None
-            if self._masked and address in self._unmasking:
-                self._interrupts_changed = True
-                self._leave_at_next_block()
             return count
         except BaseException as error:
             self._on_failure(error)
@@ -639,8 +644,7 @@ class Machine:
         memory = self._space.memory_at(address)
         if memory is not None:
             self._code_pages |= _pages(memory, address - memory.origin, size)
-        if any(kind is Kind.MASK for _, kind in found):
-            self._unmasking.add(address)
+        self._unmasking |= {address + offset for offset, kind in found if kind is Kind.MASK}
         guards = {address + offset for offset, kind in found if self._may_fault(kind)}
         if guards - self._guards and self._stepping is None:
             self._guards |= guards
@@ -680,6 +684,10 @@ class Machine:
             self._input_arrived = True
             self._leave_at_next_block()
 
+    def _stamp(self) -> tuple[int, int | None]:
+        """Instructions and cycles to the end of the block that runs: PC is not known while a UART is accessed."""
+        return self._counter.read()[0], self.counting.cycles() if self.counting is not None else None
+
     def _on_taken(self) -> None:
         """A byte was taken in its interrupt, at whose end there is time enough to work out when the next one comes."""
         self._events_stale = True
@@ -715,7 +723,7 @@ class Machine:
         if kind is Kind.DIVIDE:
             return bool(self._system.ccr & CCR_DIV_0_TRP)
         if kind is Kind.MASK:
-            return False
+            return True  # it does not, but what comes behind it may have to wait for an interrupt
         return self._system.fpu_access != 3 or (kind is Kind.FLOAT_V5 and not self._has_float_v5)
 
     def _renew_checks(self) -> None:
@@ -732,6 +740,11 @@ class Machine:
         self._translations_stale = True
 
     def _on_guarded(self, _uc: Any, address: int, _size: int, _data: Any) -> None:
+        if address in self._unmasking:
+            if self._masked:
+                self._interrupts_changed = True
+                self._leave_at_next_block()
+            return
         fault = self._guard(address)
         if fault is not None and self._event is None:
             _, block = self._counter.read()
@@ -746,7 +759,7 @@ class Machine:
         if not found or found[0][0]:
             return None  # code in RAM that has changed since
         kind = found[0][1]
-        if not self._may_fault(kind):
+        if kind is Kind.MASK:
             return None
         if kind is Kind.DIVIDE:
             zero = self._registers.numbered(decode.divisor(code)) == 0
@@ -869,14 +882,22 @@ class Machine:
             self._masked = bool(self._nvic.pending)
 
     def _limit_run(self) -> None:
-        """Stop at the next event. Instructions take one tick; with a cycle model, look again before it can be late."""
+        """Stop at the next event. With a cycle model that is a guess, from what instructions have taken of late: it is
+        made again a little before, and the event then comes some instructions early or late, each time the same."""
         if self._next_event is None:
             self._counter.limit(NO_LIMIT)
             return
+        executed = self._counter.read()[0]
         ticks = self._next_event - self.time()
         if self.clock_source != self._count_instructions:
-            ticks //= _MOST_TICKS
-        self._counter.limit(self._counter.read()[0] + max(1, ticks))
+            clock = self.clock()
+            instructions, taken = executed - self._limited_at[0], clock - self._limited_at[1]
+            if instructions >= _GUESS_FROM and taken > 0:
+                self._ticks_per_instruction = min(max(taken / instructions, 0.25), 32.0)
+            self._limited_at = executed, clock
+            ahead = ticks if ticks < _CLOSE_TICKS else ticks * 3 // 4
+            ticks = int(ahead / self._ticks_per_instruction)
+        self._counter.limit(executed + max(1, ticks))
 
     def _rest(self) -> Reason | None:
         """The core sleeps: wait for what wakes it, or go on to the next event. None: look whether it is awake now.
@@ -903,9 +924,14 @@ class Machine:
             self._go_on_to_event()
 
     def _wait(self, wait: Callable[[float | None], bool]) -> bool:
-        """Wait as long as it is to the next event, at the pace of the real clock. Whether it ended before that."""
+        """Wait as long as it is to the next event, about at the real clock's pace. Whether it ended before that."""
+        if self._next_event is None:
+            seconds = None
+        elif len(self.serial):
+            return False  # the next byte is what it waits for
+        else:
+            seconds = max(_PACE_SECONDS, (self._next_event - self.time()) / self.board.clock_hz)
         self.serial.flush()
-        seconds = None if self._next_event is None else max(0, self._next_event - self.time()) / self.board.clock_hz
         self._sleeping = True
         try:
             return wait(seconds) or self._next_event is None

@@ -5,6 +5,20 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+
+_KEPT_LINES = 64
+_KEPT_BYTES = 96
+
+
+@dataclass(frozen=True)
+class SentLine:
+    """A line that the firmware sent, without its end, and when: what `stamp` said before its first byte and after its
+    last, (instructions, modelled cycles or None)."""
+
+    text: str
+    begin: tuple[int, int | None]
+    end: tuple[int, int | None]
 
 
 class SerialLine:
@@ -13,7 +27,7 @@ class SerialLine:
     The machine's thread takes received bytes and transmits; feed(), wait() and wake() may be called on any thread.
     `transmit` is called with every byte that the firmware sends; by default `output` collects them. `flush` is called
     when the firmware has nothing more to do than wait, `on_fed` when bytes have arrived, on the thread that feeds.
-    moved: how many bytes the firmware has taken and sent.
+    moved: how many bytes the firmware has taken and sent. lines: the last ones that it sent, stamped.
     """
 
     def __init__(self) -> None:
@@ -22,6 +36,10 @@ class SerialLine:
         self.flush: Callable[[], None] = lambda: None
         self.on_fed: Callable[[], None] = lambda: None
         self.moved = 0
+        self.stamp: Callable[[], tuple[int, int | None]] = lambda: (0, None)
+        self.lines: deque[SentLine] = deque(maxlen=_KEPT_LINES)
+        self._line = bytearray()
+        self._line_begin: tuple[int, int | None] = (0, None)
         self._received: deque[int] = deque()
         self._changed = threading.Condition()
         self._woken = self._fed = False
@@ -46,6 +64,14 @@ class SerialLine:
     def send(self, byte: int) -> None:
         """The firmware sends a byte."""
         self.moved += 1
+        if not self._line:
+            self._line_begin = self.stamp()
+        if byte == 0x0A:
+            text = self._line[:_KEPT_BYTES].decode("latin-1").rstrip("\r")
+            self.lines.append(SentLine(text, self._line_begin, self.stamp()))
+            self._line.clear()
+        elif len(self._line) <= _KEPT_BYTES:
+            self._line.append(byte)
         self.transmit(byte)
 
     def clear(self) -> None:
