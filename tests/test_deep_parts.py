@@ -92,6 +92,23 @@ def test_dense_is_estimated_where_sparse_is_larger() -> None:
     assert cost.StreamCostModel().estimate(thin, 1).form == "stream"
 
 
+def test_convolutions_too_large_for_lanes_keep_all_levels() -> None:
+    def conv(filters: int, kernel: int, channels: int) -> Conv2d:
+        weight = np.zeros((filters, kernel, kernel, channels), np.int8)
+        weight[:, 0] = 1
+        return Conv2d("conv", ("x",), "conv", weight, np.zeros(filters, np.int32))
+
+    model = cost.StreamCostModel()
+    small, large = conv(16, 5, 6), conv(16, 5, 32)
+    assert model.needs_lanes(small) and model.levels(small) == 7
+    assert not model.needs_lanes(large) and model.levels(large) == 127
+    estimate = model.estimate(large, 256)
+    assert estimate.form == "pairs"
+    nonzero = int(np.count_nonzero(large.weight))
+    assert estimate.bytes - estimate.unit_bytes == 2 * nonzero < large.weight.size
+    assert model.estimate(dataclasses.replace(large, weight=np.ones_like(large.weight)), 256).form == "dense"
+
+
 def prices(weight: float, unit: float, count: int, prunable: bool = True) -> list[pruning.Price]:
     return [pruning.Price(weight, unit, prunable)] * count
 

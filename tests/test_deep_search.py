@@ -94,6 +94,22 @@ def test_levels_lanes_and_scales_keep_their_promises(report: DeepReport, network
             assert (-flat.clip(max=0)).sum(axis=1).max() <= cost.LANE_LIMIT
 
 
+def test_an_epoch_and_a_validation_see_no_more_images_than_they_may(
+    network: Graph, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.compress.deep import qat
+
+    monkeypatch.setattr(qat, "_LEAST_STEPS", 1)
+    seen = []
+    for most in (2 * qat.BATCH + 1, 10**9):
+        lessons = qat.Lessons(network, dataset, 1 / 255, 0, 0, most_images=most)
+        batches = list(lessons.epoch(0, qat.generator(0, "shuffle")))
+        assert len(batches) == lessons.steps
+        seen.append(len(batches))
+        assert 0.5 < lessons.shifted_float_accuracy() <= 1
+    assert seen == [2, len(dataset.train) // qat.BATCH]
+
+
 class Interrupt(Exception):
     """What a user's Ctrl-C would be."""
 
