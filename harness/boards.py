@@ -198,6 +198,8 @@ class Uart(_Record):
 
 
 class Engines(_Record):
+    """The engines that run the board, and what each needs to know; without its entry an engine does not."""
+
     hardware: HardwareEngine | None = None
     qemu: QemuEngine | None = None
     simulator: SimulatorEngine | None = None
@@ -275,7 +277,7 @@ class Timing(_Record):
     ram_wait_states: Annotated[int, Field(ge=0)] = 0
 
 
-class _Harness(_Record):
+class HarnessKeys(_Record):
     """What a manifest's `harness` key holds.
 
     port: firmware/ports/<port>.c. clock, uart: what the port sets up, where it can be chosen; the firmware's build
@@ -304,7 +306,7 @@ class _Harness(_Record):
         return self
 
 
-class _Build(_Record):
+class Build(_Record):
     """What a manifest's `build` key holds: PlatformIO's names for core, chip, clock and the compiler's flags."""
 
     model_config = ConfigDict(extra="allow")  # PlatformIO has more keys
@@ -322,7 +324,7 @@ class _Build(_Record):
         return self
 
 
-class _Upload(_Record):
+class Upload(_Record):
     """What a manifest's `upload` key holds: the sizes that PlatformIO shows, in bytes."""
 
     model_config = ConfigDict(extra="allow")
@@ -339,9 +341,9 @@ class Manifest(_Record):
     name: Annotated[str, Field(min_length=1)]
     vendor: Annotated[str, Field(min_length=1)]
     url: Annotated[str, Field(pattern=r"^https?://")]
-    build: _Build
-    upload: _Upload
-    harness: _Harness
+    build: Build
+    upload: Upload
+    harness: HarnessKeys
 
     @property
     def clock_hz(self) -> int:
@@ -368,7 +370,7 @@ class Manifest(_Record):
         return self
 
 
-class Board(_Harness):
+class Board(HarnessKeys):
     """One board, as the rest of the harness sees it.
 
     id: the manifest's file name, the name users type. clock_hz: core clock after port_init(). path: the manifest's.
@@ -428,7 +430,7 @@ def read_manifest(path: Path) -> Board:
         float_abi=build.float_abi,
         manifest_sha256=hashlib.sha256(text).hexdigest(),
         path=path.absolute(),
-        **{name: getattr(manifest.harness, name) for name in _Harness.model_fields},
+        **{name: getattr(manifest.harness, name) for name in HarnessKeys.model_fields},
     )
 
 

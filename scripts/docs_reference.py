@@ -86,34 +86,18 @@ def _exit_codes() -> Iterator[str]:
 
 # ---- models
 
-# Where a manifest has what is not under "harness"; None: it follows from the file itself.
-MANIFEST_KEYS: dict[str, str | None] = {
-    "id": None,
-    "manifest_sha256": None,
-    "name": "name",
-    "vendor": "vendor",
-    "url": "url",
-    "core": "build.cpu",
-    "fpu": "build.fpu",
-    "float_abi": "build.float_abi",
-    "clock_hz": "build.f_cpu",
-}
-
 
 def manifests() -> str:
     """The keys of a board manifest."""
     from harness import boards
 
-    head = (
-        "# Board manifests\n\nA board is one JSON file in `boards/`, named after the board. PlatformIO reads\n"
-        "`name`, `vendor`, `url`, `build` and `upload`; harness reads these keys:\n"
-    )
-    parts = [head]
-    for model in _models(boards.Board):
-        title = "The manifest" if model is boards.Board else model.__name__
-        parts.append(
-            f"\n## {title}\n\n{_prose(model)}\n\n{_keys(model, MANIFEST_KEYS if model is boards.Board else {})}"
-        )
+    parts = [
+        "# Board manifests\n\nA board is one JSON file, named after the board: those that ship are in `boards/`, and\n"
+        "`--board` takes the path of one of your own. PlatformIO reads the same file. `harness boards --schema`\n"
+        "prints its JSON schema; [Adding a board](../adding-a-board.md) writes one.\n"
+    ]
+    for model in _models(boards.Manifest):
+        parts.append(f"\n## {model.__name__}\n\n{_prose(model)}\n\n{_keys(model)}")
     names = "\n".join(f"- `{name}`: {boards.load(name).name}" for name in boards.names())
     return "".join(parts) + f"\n## Boards that ship\n\n{names}\n"
 
@@ -176,13 +160,11 @@ def _parts(annotation: Any) -> list[Any]:
     return members or [annotation]
 
 
-def _keys(model: type[BaseModel], manifest: dict[str, str | None] | None = None) -> str:
-    """A table of the model's keys. manifest: MANIFEST_KEYS where the model is the manifest itself."""
+def _keys(model: type[BaseModel]) -> str:
+    """A table of the model's keys."""
     lines = ["| key | type | needed |", "|---|---|---|"]
     for own_name, field in model.model_fields.items():
-        name = (manifest.get(own_name, f"harness.{own_name}") if manifest else field.alias or own_name) or ""
-        if not name:
-            continue
+        name = field.alias or own_name
         needed = "yes" if field.is_required() else f"no: `{field.get_default(call_default_factory=True)}`"
         lines.append(f"| `{name}` | {_type(field.annotation)} | {needed} |")
     return "\n".join(lines) + "\n"

@@ -195,6 +195,18 @@ def test_an_unknown_port_is_named(tmp_path: Path) -> None:
     assert "stm32f4" in (caught.value.hint or "")
 
 
+def test_the_manifest_of_the_guide_is_a_board_that_runs(tmp_path: Path) -> None:
+    guide = (Path(__file__).parent.parent / "docs" / "adding-a-board.md").read_text()
+    shown = re.search(r'```json title="(?P<name>[^"]+)"\n(?P<text>.*?)```', guide, re.DOTALL)
+    assert shown is not None
+    path = tmp_path / "a folder" / shown["name"]
+    path.parent.mkdir()
+    path.write_text(shown["text"])
+    result = run(RunSpec(model="lenet5", board=str(path), variant="deep", samples=2, repeat=2)).result
+    assert (result.board, result.engine, result.bit_exact) == ("my-board", "simulator", True)
+    assert result.instructions == deep("nucleo-f446").instructions
+
+
 @pytest.mark.skipif(NO_QEMU, reason="qemu-system-arm is missing")
 def test_what_does_not_fit_a_small_board_is_said() -> None:
     with pytest.raises(DoesNotFit, match=r"does not fit microbit: .*RAM \(16,384 bytes\) overflows by [\d,]+ bytes"):
