@@ -207,7 +207,10 @@ def test_the_manifest_of_the_guide_is_a_board_that_runs(tmp_path: Path) -> None:
     assert result.instructions == deep("nucleo-f446").instructions
 
 
-@pytest.mark.skipif(NO_QEMU, reason="qemu-system-arm is missing")
-def test_what_does_not_fit_a_small_board_is_said() -> None:
-    with pytest.raises(DoesNotFit, match=r"does not fit microbit: .*RAM \(16,384 bytes\) overflows by [\d,]+ bytes"):
-        run(RunSpec(model="cifar-net", board="microbit", samples=1, repeat=1))
+def test_what_does_not_fit_a_small_board_is_said(tmp_path: Path) -> None:
+    manifest = json.loads((boards_dir() / "microbit.json").read_text())
+    manifest["harness"]["stack_bytes"] = 16_000
+    path = tmp_path / "full.json"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DoesNotFit, match=r"does not fit full: RAM \(16,384 bytes\) overflows by [\d,]+ bytes"):
+        run(RunSpec(model="lenet5", board=str(path), variant="deep", samples=1, repeat=1))
