@@ -98,12 +98,12 @@ def test_weights_as_code_are_sums_of_powers() -> None:
         assert len(found) <= (abs(weight).bit_length() + 2) // 2
 
 
-@pytest.mark.parametrize("filters", [1, 5, 8])
-def test_emitted_code_has_the_length_that_it_says(filters: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("filters", "units"), [(1, 256), (5, 255), (8, 7)])
+def test_emitted_code_has_the_length_that_it_says(filters: int, units: int, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     weight = np.where(random.random((filters, 20)) < 0.6, random.integers(-15, 16, (filters, 20)), 0)
     offsets = np.arange(20) % 5 + np.arange(20) // 5 * 37
-    code = emit_group(weight, offsets, pitch=37, units=7, stride=300)
+    code = emit_group(weight, offsets, pitch=37, units=units, stride=300)
     source = tmp_path / "group.s"
     source.write_text(".syntax unified\n.thumb\n.text\n" + "\n".join(line.text for line in code) + "\n")
     command = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-c", str(source), "-o", str(tmp_path / "group.o")]

@@ -33,8 +33,8 @@ from harness.ops.sparse.lanes_table import encode_table, offset_bits
 # r0: pixels; r1: words of pixels, then where sums go; r2: pixels in lanes, then steps.
 _SUMS = ("r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10")
 _FACTORS = ("r11", "r12", "lr")
-# Bits of a step from one position to the next, of which a register holds three.
-_STEP_BITS = 10
+# Bits of a step from one position to the next, of which a register holds three; the longest from unit to unit (bytes).
+_STEP_BITS, _STRIDE = 10, 4095
 
 _LOW = frozenset({"r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7"})
 
@@ -85,7 +85,7 @@ def emit_group(filters: Array, offsets: Array, *, pitch: int, units: int, stride
     registers = f"{{{', '.join(loaded)}}}"
     code = [
         Instruction("push {r4-r11, lr}", 4),
-        Instruction(f"movs r2, #{units}", 2),
+        Instruction(f"movs r2, #{units}", 2) if units < 256 else Instruction(f"movw r2, #{units}", 4),
         Instruction("push {r1, r2}", 2),
         Instruction(f"movw r2, #{steps & 0xFFFF}", 4),
         Instruction(f"movt r2, #{steps >> 16}", 4),
@@ -202,6 +202,8 @@ class LanesCodeConv2d(LanesForm):
             return "its rows of activations are too long for the offsets of loads"
         if window_pitch(layer, site) > 2**_STEP_BITS:
             return "its rows of activations are too long for the steps from one to the next"
+        if 4 * len(layer.weight) > _STRIDE:
+            return "it has too many filters for the step from one unit's lanes to the next"
         return super().refusal(layer, site)
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
