@@ -13,6 +13,7 @@ from firmware_images import INPUT, compile_host, on_pty, reference
 from rich.console import Console
 
 from harness import boards
+from harness.cli.verify import _spec
 from harness.codegen.generate import generate
 from harness.errors import InputError
 from harness.models import resolve
@@ -53,6 +54,13 @@ def test_a_run_with_a_policy(tmp_path: Path) -> None:
     assert result.accuracy.dataset == "random-images"
     options = result.fingerprint.options or {}
     assert "policy" not in options and len(str(options["policy_sha256"])) == 64
+    # The record holds the policy's checksum: whoever repeats the run names the file, and no other.
+    assert _spec(result, None, {"policy": path}).policy == path
+    other = tmp_path / "other.json"
+    policy_of("ds-cnn", (8,)).write(other)
+    for wrong in (None, other):
+        with pytest.raises(InputError, match="was made under a policy with SHA-256"):
+            _spec(result, None, {"policy": wrong})
     console = Console(width=120, file=io.StringIO())
     console.print(text.result(result))
     assert "the weights are random" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import DataOption, JsonOption, QuietOption, ResultsOption, WeightsOption
+from harness.cli.options import DataOption, JsonOption, PolicyOption, QuietOption, ResultsOption, WeightsOption
 from harness.cli.terminal import out, print_json, reporter
 from harness.errors import GateError, InputError
 
@@ -30,6 +30,7 @@ def command(
     ] = None,
     weights: WeightsOption = None,
     data: DataOption = None,
+    policy: PolicyOption = None,
     probe: Annotated[str | None, typer.Option("--probe", help="Unique id of the debug probe.")] = None,
     serial: Annotated[str | None, typer.Option("--serial", help="Serial port of the board.")] = None,
     results: ResultsOption = None,
@@ -45,7 +46,8 @@ def command(
     from harness.results.verification import steps
 
     recorded = store.get(id, results)
-    spec = _spec(recorded, model, weights, data, probe, serial)
+    named = {"weights": weights, "data": data, "policy": policy, "probe": probe, "serial": serial}
+    spec = _spec(recorded, model, named)
     with _nothing_built():
         outcome = run(spec, reporter(quiet=quiet or json))
     compared = list(steps(recorded, outcome.result))
@@ -75,9 +77,9 @@ def command(
         )
 
 
-def _spec(
-    recorded: Result, model: str | None, weights: Path | None, data: Path | None, probe: str | None, serial: str | None
-) -> RunSpec:
+def _spec(recorded: Result, model: str | None, named: Mapping[str, Path | str | None]) -> RunSpec:
+    """The run to repeat. named: what belongs to this machine, and files that a record holds only the checksum of."""
+    from harness.files import file_sha256
     from harness.models import catalogue
     from harness.sweep.specs import from_options
 
@@ -86,9 +88,16 @@ def _spec(
             f"{recorded.id} is of a network of your own, {recorded.model}",
             hint="name its files: --model path/to/file.py:function --weights FILE --data FILE",
         )
-    named = {"weights": weights, "data": data, "probe": probe, "serial": serial}
+    recorded_options = dict(recorded.fingerprint.options or {})
+    widths, policy = recorded_options.pop("policy_sha256", None), named["policy"]
+    if widths is not None and (policy is None or file_sha256(Path(policy)) != widths):
+        raise InputError(
+            f"{recorded.id} was made under a policy with SHA-256 {widths}"
+            + ("" if policy is None else ", which is another one"),
+            hint="name its file: --policy FILE",
+        )
     options = {
-        **(recorded.fingerprint.options or {}),
+        **recorded_options,
         "model": model or recorded.model,
         "board": recorded.board,
         "variant": recorded.variant,
