@@ -100,7 +100,7 @@ def test_weights_drawn_at_random_are_the_same_every_time() -> None:
 @pytest.mark.parametrize("variant", ["deep", "paper-a"])
 def test_nothing_is_chosen_by_the_accuracy_of_random_weights(variant: str) -> None:
     with pytest.raises(InputError, match="ships without weights"):
-        prepare("resnet8", Compression(variant))
+        prepare("ds-cnn", Compression(variant))
 
 
 @needs_host
