@@ -95,9 +95,9 @@ _POLL_SECONDS = 0.02
 _POLL_DISTANCE = 2000
 # While it waits, a firmware is woken by its timers at most this often, in seconds, however slow its clock is set up.
 _PACE_SECONDS = 0.001
-# How long, in seconds of the machine's own time, a firmware that sleeps may be woken by timers, with nothing on its
-# serial line, until run() says that it waits for input.
-_IDLE_SECONDS = 0.1
+# How often timers may wake a firmware that sleeps, with nothing on its serial line, until run() says that it waits for
+# input.
+_IDLE_WAKES = 20
 # `b .`: a branch to itself, which only an interrupt can end.
 _BRANCH_TO_ITSELF = b"\xfe\xe7"
 # With a cycle model: how many instructions tell how long others will take, and when an event is close.
@@ -227,7 +227,7 @@ class Machine:
         # With a cycle model, see _limit_run(): (instructions, clock) when it was last called, and the time of one.
         self._limited_at = 0, 0
         self._ticks_per_instruction = 1.0
-        # Ticks that the clock was put forward while the core slept; of them, those with a silent serial line.
+        # Ticks that the clock was put forward while the core slept; how often that was, with a silent serial line.
         self._slept = self._idle = 0
         # The core sleeps; or spins, which is the same but for what wakes it.
         self._asleep = self._spins = False
@@ -909,7 +909,7 @@ class Machine:
             return None
         if not self.blocking:
             listening = any(usart.listens for usart in self._usarts)
-            if self._next_event is None or self._idle > _IDLE_SECONDS * self.board.clock_hz:
+            if self._next_event is None or self._idle >= _IDLE_WAKES:
                 self._idle = 0
                 return Reason.INPUT if listening else Reason.SLEEP
         elif self._wait(self.serial.wait_for_more):
@@ -943,7 +943,7 @@ class Machine:
             return
         ticks = max(0, self._next_event - self.time())
         self._slept += ticks
-        self._idle = self._idle + ticks if self.serial.moved == self._moved_at_rest else 0
+        self._idle = self._idle + 1 if self.serial.moved == self._moved_at_rest else 0
         self._moved_at_rest = self.serial.moved
         self._events_stale = True
 
