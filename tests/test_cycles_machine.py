@@ -74,6 +74,21 @@ def test_counters_in_python_and_c_agree_bit_for_bit(label: str, board: Board, mo
     assert figures[0][1] > 0
 
 
+@pytest.mark.parametrize("native", [True, False], ids=["c", "python"])
+def test_a_load_in_an_it_block_leaves_what_follows_unconditional(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native:
+        monkeypatch.setattr(accelerator, "library", lambda: None)
+    made = machine("count_conditional", TIGHT)
+    made.run(timeout=20)
+    assert made.read_register("r0") == 20
+    plain = Machine(TIGHT)
+    plain.write(FLASH, cases().data)
+    plain.reset()
+    plain.write_register("pc", cases().labels["count_conditional"])
+    plain.run(timeout=20)
+    assert made.instructions == plain.instructions
+
+
 def test_the_cycle_counter_of_the_firmware_shows_modelled_cycles() -> None:
     made = machine("count_straight")
     made.run(timeout=20)

@@ -170,6 +170,24 @@ label count_mixed
 6:  wfi
     b .
 
+@ Loads in the middle of an IT block; then blocks that are not conditional. r0: how often those ran.
+label count_conditional
+    ldr r8, =0x20000000
+    movs r6, #20
+    movs r0, #0
+1:  tst r6, #1
+    itte eq
+    ldreq r1, [r8]
+    addeq r8, r8, #1024
+    ldrne r2, [r8]
+    bl 2f
+    subs r6, #1
+    bne 1b
+    wfi
+    b .
+2:  add r0, r0, #1
+    bx lr
+
 label leaf
     it ne
     bxne lr

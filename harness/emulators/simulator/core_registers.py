@@ -19,6 +19,9 @@ CONTROL_NPRIV = 1 << 0
 CONTROL_SPSEL = 1 << 1
 CONTROL_FPCA = 1 << 2
 
+# A write of the second to the first clears ITSTATE (CoreRegisters.forget_it_state).
+IT_STATE_REGISTER, IT_STATE_CLEARED = reg.UC_ARM_REG_EPSR, XPSR_T
+
 GENERAL = (*(f"r{number}" for number in range(13)), "sp", "lr")
 FLOAT = (*(f"d{number}" for number in range(16)), "fpscr")
 
@@ -47,7 +50,7 @@ class CoreRegisters:
 
     def __init__(self, uc: Any) -> None:
         self._read, self._write = register_access(uc)
-        self._clear_it_state = register_setter(uc, reg.UC_ARM_REG_EPSR, XPSR_T)
+        self._clear_it_state = register_setter(uc, IT_STATE_REGISTER, IT_STATE_CLEARED)
 
     def read(self, name: str) -> int:
         """The register's value."""

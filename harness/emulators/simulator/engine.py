@@ -104,6 +104,11 @@ def register_setter(uc: Any, register: int, value: int) -> Callable[[], object]:
     return lambda: write(engine, number, pointer)
 
 
+def native_register_write(uc: Any) -> Any:
+    """The address of `uc_err write(uc_engine *, int register, const void *value)`, for functions of a C library."""
+    return ctypes.cast(_library(uc).uc_reg_write, ctypes.c_void_p)
+
+
 def register_access(uc: Any) -> tuple[Callable[[int], int], Callable[[int, int], object]]:
     """(read, write) of one register of up to 64 bits, by its UC_ARM_REG_*. Not for two threads at a time."""
     library = _library(uc)

@@ -59,6 +59,9 @@ struct counter {
     struct cache fetch, data;
     struct place *places;
     uint32_t place_count;
+    int (*write)(void *uc, int number, const void *value); /* of the core's registers */
+    int it_state;
+    uint64_t it_state_cleared;
 };
 
 static void *grown(void *old, uint32_t *room, uint32_t wanted, size_t size)
@@ -211,11 +214,12 @@ void counter_on_block(void *uc, uint64_t address, uint32_t size, void *user)
 
 void counter_on_access(void *uc, int kind, uint64_t address, int size, int64_t value, void *user)
 {
-    (void)uc;
     (void)size;
     (void)value;
     const struct place *place = user;
     struct counter *c = place->counter;
+    /* Unicorn sets ITSTATE for this hook and leaves it so: what follows an IT block would be conditional, too. */
+    c->write(uc, c->it_state, &c->it_state_cleared);
     uint32_t line = (uint32_t)address >> c->data.shift;
     if (line == c->data.last || !cache_fill(&c->data, line)) {
         return;
@@ -266,6 +270,14 @@ void counter_callbacks(struct counter *c, void *meet, void *leave)
 {
     c->meet = (uint32_t(*)(uint32_t, uint32_t))meet;
     c->leave = (uint32_t(*)(uint32_t, uint32_t))leave;
+}
+
+/* number, cleared: of the register that ITSTATE is in, and what clears it. */
+void counter_it_state(struct counter *c, void *write, int number, uint32_t cleared)
+{
+    c->write = (int (*)(void *, int, const void *))write;
+    c->it_state = number;
+    c->it_state_cleared = cleared;
 }
 
 struct place *counter_place(struct counter *c, uint32_t miss, uint32_t store)

@@ -17,10 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.emulators.simulator.block_counter import NO_LIMIT
+from harness.emulators.simulator.core_registers import IT_STATE_CLEARED, IT_STATE_REGISTER
 from harness.emulators.simulator.cycles.dynamic import Side
 from harness.emulators.simulator.cycles.edges import Block, Edge, Edges, ReadCode, Visits
 from harness.emulators.simulator.cycles.model import CycleModel
-from harness.emulators.simulator.engine import Hook, hook_native_accesses, hook_native_blocks
+from harness.emulators.simulator.engine import (
+    Hook,
+    hook_native_accesses,
+    hook_native_blocks,
+    native_register_write,
+)
 from harness.files import cache_dir
 from harness.toolchain import compiler
 
@@ -89,6 +95,7 @@ class AcceleratedCounter:
         # Unicorn and the library keep these addresses.
         self._callbacks = _ANSWER(self._meet), _ANSWER(self._leave)
         library.counter_callbacks(self._counter, *(ctypes.cast(one, ctypes.c_void_p) for one in self._callbacks))
+        library.counter_it_state(self._counter, native_register_write(uc), IT_STATE_REGISTER, IT_STATE_CLEARED)
         self._hooks: list[Hook] = [hook_native_blocks(uc, library.counter_on_block, self._counter)]
         for place in places:
             data = ctypes.c_void_p(library.counter_place(self._counter, place.miss, place.sequential))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from harness.emulators.simulator.block_counter import NO_LIMIT
+from harness.emulators.simulator.core_registers import IT_STATE_CLEARED, IT_STATE_REGISTER
 from harness.emulators.simulator.cycles.dynamic import (
     PREDICT_AT_FIRST,
     PREDICT_STRONGEST,
@@ -19,7 +20,14 @@ from harness.emulators.simulator.cycles.dynamic import (
 )
 from harness.emulators.simulator.cycles.edges import Edge, Edges, ReadCode, Visits
 from harness.emulators.simulator.cycles.model import CycleModel
-from harness.emulators.simulator.engine import STORE, Hook, has_native_hooks, hook_accesses, hook_blocks
+from harness.emulators.simulator.engine import (
+    STORE,
+    Hook,
+    has_native_hooks,
+    hook_accesses,
+    hook_blocks,
+    register_setter,
+)
 
 # Answers how many instructions a block has, or None when the run is being stopped in front of it. Must not raise.
 Unknown = Callable[[int, int], "int | None"]
@@ -188,9 +196,11 @@ class PythonCounter:
         def on_access(place: Place) -> Callable[[Any, int, int, int, int, Any], None]:
             miss, store, shift = place.miss, place.sequential, data.shift
             resident, fill = data.resident, data.fill
+            forget_it_state = register_setter(uc, IT_STATE_REGISTER, IT_STATE_CLEARED)
 
             def touched(_uc: Any, kind: int, address: int, _size: int, _value: int, _data: Any) -> None:
                 nonlocal cycles
+                forget_it_state()
                 line = address >> shift
                 if line in resident:
                     return
