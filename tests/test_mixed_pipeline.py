@@ -14,13 +14,17 @@ from rich.console import Console
 
 from harness import boards
 from harness.cli.verify import _spec
-from harness.codegen.generate import generate
+from harness.codegen.generate import GeneratedLayer, generate
+from harness.compress.quantize import quantize
 from harness.errors import InputError
+from harness.graph.graph import Graph
 from harness.models import resolve
+from harness.ops.lowering import default_storage
 from harness.pipeline import Compression, RunSpec, link, prepare, run
 from harness.progress import Silent
 from harness.report import text
 from harness.search import policy as policies
+from harness.search import tensors
 from harness.search.policy import Policy
 from harness.toolchain import compiler
 
@@ -101,6 +105,32 @@ def test_weights_drawn_at_random_are_the_same_every_time() -> None:
 def test_nothing_is_chosen_by_the_accuracy_of_random_weights(variant: str) -> None:
     with pytest.raises(InputError, match="ships without weights"):
         prepare("ds-cnn", Compression(variant))
+
+
+def test_deep_compression_says_which_networks_it_knows() -> None:
+    with pytest.raises(InputError, match=r"layer stack1 \(add\+relu\): deep compression knows chains"):
+        prepare("resnet8", Compression("deep", sparsity=0.5))
+
+
+@pytest.mark.parametrize("network", ["ds-cnn", "resnet8"])
+def test_memory_is_what_is_alive_and_a_little_scratch(network: str) -> None:
+    """The arena is no larger than the tensors that are alive at once, rows in words, and one layer's scratch."""
+    policy = policy_of(network)
+    source = resolve.source(network, None)
+    assert source.entry is not None
+    graph, _ = resolve.float_graph(source, source.entry.input_shape)
+    noise = np.random.RandomState(0).standard_normal((2, *source.entry.input_shape)).astype(np.float32)
+    integers = quantize(graph, noise, policy=policy)
+    generated = generate(integers, variant="mixed", core="cortex-m7")
+    alive = tensors.table(graph).ram(policy.activations)
+    assert generated.activation_bytes <= 1.02 * alive + max(_scratch(integers, layer) for layer in generated.layers)
+
+
+def _scratch(graph: Graph, layer: GeneratedLayer) -> int:
+    """Bytes beside a layer's inputs and output."""
+    operator = graph.layers[layer.index]
+    stored = [graph.tensors[name] for name in (*operator.inputs, operator.output)]
+    return layer.activation_bytes - sum(default_storage(one.dtype, one.bits).size(one.shape) for one in stored)
 
 
 @needs_host
