@@ -30,6 +30,9 @@ _EXPONENTS: dict[Prefer, tuple[int, int]] = {"size": (8, 1), "balanced": (4, 5),
 # More combinations than this are not all looked at: layers then take turns until none gains by changing.
 _EXHAUSTIVE = 20_000
 
+# A dense form that needs so many bytes of scratch less than the fastest one is looked at, too.
+_LEAN = 4096
+
 # Bytes of code that every network has: its functions for inference, input, output, scores and classes.
 _NETWORK_CODE = 280
 
@@ -124,11 +127,13 @@ def _overridden(layer: Operator, site: Site, name: str) -> list[_Candidate]:
 
 
 def _candidates(layer: Operator, site: Site) -> list[_Candidate]:
-    """The fastest dense form, and the sparse ones that are smaller or faster than it."""
+    """The fastest dense form, the fastest of those that need much less memory, sparse ones that are smaller or faster."""
     fitting = [_candidate(form, layer, site) for form in layer.forms if form.fits(layer, site)]
     if not fitting:
         raise _no_form(layer)
     dense = min(fitting, key=lambda candidate: candidate.cost.instructions)
+    lean = [candidate for candidate in fitting if candidate.cost.scratch + _LEAN <= dense.cost.scratch]
+    leaner = [min(lean, key=lambda candidate: candidate.cost.instructions)] if lean else []
     sparse_forms = sparse.forms(layer) if sparse.worthwhile(layer) else ()
     others = [_candidate(form, layer, site) for form in sparse_forms if form.fits(layer, site)]
     gaining = [
@@ -136,7 +141,7 @@ def _candidates(layer: Operator, site: Site) -> list[_Candidate]:
         for other in others
         if other.cost.flash < dense.cost.flash or other.cost.instructions < dense.cost.instructions
     ]
-    found = [dense, *gaining]
+    found = [dense, *leaner, *gaining]
     return [one for one in found if not any(other.beats(one) for other in found)]
 
 

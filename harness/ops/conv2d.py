@@ -15,6 +15,7 @@ from harness.ops.conv2d_narrow import NarrowConv2d
 from harness.ops.conv2d_packed import PackedConv2d
 from harness.ops.conv2d_pairs import PairsConv2d
 from harness.ops.conv2d_tile import TileConv2d
+from harness.ops.conv2d_winograd import WinogradConv2d
 from harness.ops.lowering import (
     Cost,
     Form,
@@ -74,7 +75,15 @@ class Conv2d(Operator):
     @property
     def forms(self) -> tuple[Form[Any], ...]:
         if self.integer:
-            return GrayConv2d(), PairsConv2d(), TileConv2d(), NarrowConv2d(), PlainConv2d(), PackedConv2d()
+            return (
+                GrayConv2d(),
+                PairsConv2d(),
+                TileConv2d(),
+                NarrowConv2d(),
+                WinogradConv2d(),
+                PlainConv2d(),
+                PackedConv2d(),
+            )
         return GroupsConv2dF32(), PlainConv2dF32()
 
     @property

@@ -1,0 +1,326 @@
+/* Convolution with 3x3 kernels and stride 1 by Winograd's F(2x2, 3x3), exact in integers: 16 products for 4 outputs.
+ *
+ * Optimal for cores with the DSP extension, channels in fours, and where memory affords the scratch. With inputs d (4x4),
+ * weights g (3x3) and outputs y (2x2), Y = A' [(G g G') * (B' d B)] A (Lavin and Gray, arXiv 1509.09308). 2G is of
+ * integers, so that 4 y comes out, exactly; all of (2G) g (2G)' and B' d B fit in 16 bits.
+ *
+ * A chunk of tiles (2x2 outputs) at a time: their transformed inputs go to scratch, for each of the 16 products as pairs of
+ * two tiles' words of two channels. Then, for each four filters: their transformed weights, the sums over all channels
+ * (11 instructions for 16 products), the outputs. Tiles over the image's edge read the input's zero point; of their
+ * outputs only those inside are stored. Scratch: inputs, weights, sums.
+ */
+#ifndef NN_CONV2D_WINOGRAD_H
+#define NN_CONV2D_WINOGRAD_H
+
+#include "nn_packed.h"
+
+/* What one pass computes: 16 times the sums of pairs of tiles with four filters. Assembly knows this record's layout.
+ *
+ * x: [product][pair][word of two channels][tile], the end of the first product's at x_end, each x_bytes long. weights:
+ * [product][word][filter], weight_bytes each. sums: [product][pair][tile][filter]. zeros: eight. */
+typedef struct {
+    const nn_word *x;
+    const nn_word *weights;
+    int32_t *sums;
+    const nn_word *x_end;
+    uint32_t x_bytes;
+    uint32_t weight_bytes;
+    const nn_word *x_last;
+    const uint32_t *zeros;
+} nn_winograd_pass;
+
+/* weights: of each four filters, four channels and one of the filters, nine words, tap by tap. chunk: rows of tiles at a
+ * time. pass: nn_winograd_run for as many channels. zeros: eight. */
+typedef struct {
+    nn_conv2d_shape shape;
+    int32_t input_zero_point;
+    const uint32_t *weights;
+    const int32_t *bias;
+    nn_requantization requantize;
+    uint32_t chunk;
+    const uint32_t *zeros;
+    void (*pass)(const nn_winograd_pass *pass);
+} nn_conv2d_winograd_layer;
+
+/* unroll: words of two channels per turn of the loop, which must divide their number. */
+NN_INLINE void nn_winograd_run(const nn_winograd_pass *pass, uint32_t unroll)
+{
+#if NN_DSP
+    register const nn_winograd_pass *parameters __asm__("r0") = pass;
+    __asm__ volatile(
+        /* The parameters, and at 32 the end of the current product's weights. */
+        "sub sp, #36\n\t"
+        "ldm r0, {r1, r2, r3, r4, r5, r6, r7, r8}\n\t"
+        "stm sp, {r1, r2, r3, r4, r5, r6, r7, r8}\n\t"
+        "mov r0, r1\n\t"
+        "add r2, r2, r6\n\t"
+        "str r2, [sp, #32]\n"
+        "1:\n\t"
+        "ldr r2, [sp, #28]\n\t"
+        "ldr r1, [sp, #4]\n\t"
+        "ldm r2, {r6, r7, r8, r9, r10, r11, r12, lr}\n"
+        "2:\n\t"
+        ".rept %c[unroll]\n\t"
+        "ldrd r2, r3, [r0], #8\n\t"
+        "ldrd r4, r5, [r1], #8\n\t"
+        "smlad r6, r2, r4, r6\n\t"
+        "smlad r10, r3, r4, r10\n\t"
+        "smlad r7, r2, r5, r7\n\t"
+        "smlad r11, r3, r5, r11\n\t"
+        "ldrd r4, r5, [r1], #8\n\t"
+        "smlad r8, r2, r4, r8\n\t"
+        "smlad r12, r3, r4, r12\n\t"
+        "smlad r9, r2, r5, r9\n\t"
+        "smlad lr, r3, r5, lr\n\t"
+        ".endr\n\t"
+        "ldr r2, [sp, #32]\n\t"
+        "cmp r1, r2\n\t"
+        "bne 2b\n\t"
+        "ldrd r4, r5, [sp, #8]\n\t"
+        "stm r4!, {r6, r7, r8, r9, r10, r11, r12, lr}\n\t"
+        "str r4, [sp, #8]\n\t"
+        "cmp r0, r5\n\t"
+        "bne 1b\n\t"
+        /* The next product. */
+        "ldrd r2, r3, [sp, #16]\n\t"
+        "ldr r4, [sp, #24]\n\t"
+        "str r1, [sp, #4]\n\t"
+        "add r1, r1, r3\n\t"
+        "str r1, [sp, #32]\n\t"
+        "add r5, r5, r2\n\t"
+        "str r5, [sp, #12]\n\t"
+        "cmp r0, r4\n\t"
+        "bne 1b\n\t"
+        "add sp, #36"
+        : "+r"(parameters)
+        : [unroll] "i"(unroll)
+        : "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");
+#else
+    (void)unroll;
+    const nn_word *x = pass->x, *end = pass->x_end, *weights = pass->weights;
+    int32_t *sums = pass->sums;
+    while (x != pass->x_last) {
+        for (; x != end; sums += 8) {
+            uint32_t wrapping[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+            for (uint32_t word = 0; word < pass->weight_bytes / 16u; word++, x += 2) {
+                for (uint32_t i = 0; i < 8u; i++) {
+                    const uint32_t a = x[i / 4u], b = weights[4u * word + i % 4u];
+                    wrapping[i] += (uint32_t)((int16_t)a * (int16_t)b);
+                    wrapping[i] += (uint32_t)((int16_t)(a >> 16) * (int16_t)(b >> 16));
+                }
+            }
+            for (uint32_t i = 0; i < 8u; i++) {
+                sums[i] = (int32_t)wrapping[i];
+            }
+        }
+        end = (const nn_word *)((uintptr_t)end + pass->x_bytes);
+        weights = (const nn_word *)((uintptr_t)weights + pass->weight_bytes);
+    }
+#endif
+}
+
+/* ---- halves of words */
+
+NN_INLINE uint32_t nn_halves_add(uint32_t a, uint32_t b)
+{
+#if NN_DSP
+    return (uint32_t)__sadd16((int16x2_t)a, (int16x2_t)b);
+#else
+    return ((a + b) & 0xFFFFu) | ((a & 0xFFFF0000u) + (b & 0xFFFF0000u));
+#endif
+}
+
+NN_INLINE uint32_t nn_halves_subtract(uint32_t a, uint32_t b)
+{
+#if NN_DSP
+    return (uint32_t)__ssub16((int16x2_t)a, (int16x2_t)b);
+#else
+    return ((a - b) & 0xFFFFu) | ((a & 0xFFFF0000u) - (b & 0xFFFF0000u));
+#endif
+}
+
+/* Bytes 0 and 2 (odd: 1 and 3) as halves; with their sign, or not. */
+NN_INLINE uint32_t nn_halves_of(uint32_t bytes, bool odd, bool is_signed)
+{
+#if NN_DSP
+    uint32_t halves;
+    if (odd && is_signed) {
+        __asm__("sxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(bytes));
+    } else if (odd) {
+        __asm__("uxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(bytes));
+    } else if (is_signed) {
+        __asm__("sxtb16 %0, %1" : "=r"(halves) : "r"(bytes));
+    } else {
+        __asm__("uxtb16 %0, %1" : "=r"(halves) : "r"(bytes));
+    }
+    return halves;
+#else
+    const uint32_t shifted = odd ? bytes >> 8 : bytes;
+    if (!is_signed) {
+        return shifted & 0x00FF00FFu;
+    }
+    return ((uint32_t)(int8_t)shifted & 0xFFFFu) | (uint32_t)(int8_t)(shifted >> 16) << 16;
+#endif
+}
+
+/* ---- transforms */
+
+/* The 16 pixels of the tile that begins at (top, left), of all channels, to `target`: `product` words from a product's to
+ * the next's. */
+NN_INLINE void nn_winograd_input(const nn_conv2d_winograd_layer *layer, const uint8_t *input, int32_t top, int32_t left,
+                                 nn_word *target, uint32_t product)
+{
+    const nn_conv2d_shape *s = &layer->shape;
+    const uint32_t pixel = s->channels * nn_element_bits(s->input) / 8u;
+    const uint32_t pitch = nn_row_bytes(s->width * s->channels, s->input), padding = (uint32_t)layer->input_zero_point;
+    uint32_t offsets[16], inside = 0;
+    for (uint32_t i = 0; i < 16u; i++) {
+        const int32_t y = top + (int32_t)(i / 4u), x = left + (int32_t)(i % 4u);
+        const bool within = y >= 0 && y < (int32_t)s->height && x >= 0 && x < (int32_t)s->width;
+        offsets[i] = within ? (uint32_t)y * pitch + (uint32_t)x * pixel : 0u;
+        inside |= (uint32_t)within << i;
+    }
+    for (uint32_t four = 0; four < s->channels / 4u; four++, target += 4) {
+        uint32_t bytes[16];
+        const uint8_t *const source = input + four * nn_element_bits(s->input) / 2u;
+        if (inside == 0xFFFFu) {
+            NN_UNROLL_LONG
+            for (uint32_t i = 0; i < 16u; i++) {
+                bytes[i] = nn_get_four(source + offsets[i], s->input);
+            }
+        } else {
+            for (uint32_t i = 0; i < 16u; i++) {
+                bytes[i] = inside >> i & 1u ? nn_get_four(source + offsets[i], s->input) : padding * 0x01010101u;
+            }
+        }
+        NN_UNROLL
+        for (uint32_t half = 0; half < 2u; half++) {
+            uint32_t t[4][4];
+            NN_UNROLL
+            for (uint32_t r = 0; r < 4u; r++) {
+                const uint32_t a = nn_halves_of(bytes[4u * r], half, false);
+                const uint32_t b = nn_halves_of(bytes[4u * r + 1u], half, false);
+                const uint32_t c = nn_halves_of(bytes[4u * r + 2u], half, false);
+                const uint32_t d = nn_halves_of(bytes[4u * r + 3u], half, false);
+                t[r][0] = nn_halves_subtract(a, c);
+                t[r][1] = nn_halves_add(b, c);
+                t[r][2] = nn_halves_subtract(c, b);
+                t[r][3] = nn_halves_subtract(b, d);
+            }
+            nn_word *const halves = target + 2u * half;
+            NN_UNROLL
+            for (uint32_t j = 0; j < 4u; j++) {
+                halves[j * product] = nn_halves_subtract(t[0][j], t[2][j]);
+                halves[(4u + j) * product] = nn_halves_add(t[1][j], t[2][j]);
+                halves[(8u + j) * product] = nn_halves_subtract(t[2][j], t[1][j]);
+                halves[(12u + j) * product] = nn_halves_subtract(t[1][j], t[3][j]);
+            }
+        }
+    }
+}
+
+/* The weights of four filters to `target`. */
+NN_INLINE void nn_winograd_weights(uint32_t channels, const uint32_t *weights, nn_word *target)
+{
+    const uint32_t product = 2u * channels;
+    for (uint32_t four = 0; four < channels / 4u; four++, target += 8) {
+        for (uint32_t filter = 0; filter < 4u; filter++, weights += 9) {
+            NN_UNROLL
+            for (uint32_t half = 0; half < 2u; half++) {
+                uint32_t t[4][3];
+                NN_UNROLL
+                for (uint32_t j = 0; j < 3u; j++) {
+                    const uint32_t a = nn_halves_of(weights[j], half, true);
+                    const uint32_t b = nn_halves_of(weights[3u + j], half, true);
+                    const uint32_t c = nn_halves_of(weights[6u + j], half, true);
+                    const uint32_t ends = nn_halves_add(a, c);
+                    t[0][j] = nn_halves_add(a, a);
+                    t[1][j] = nn_halves_add(ends, b);
+                    t[2][j] = nn_halves_subtract(ends, b);
+                    t[3][j] = nn_halves_add(c, c);
+                }
+                nn_word *const halves = target + 4u * half + filter;
+                NN_UNROLL
+                for (uint32_t i = 0; i < 4u; i++) {
+                    const uint32_t ends = nn_halves_add(t[i][0], t[i][2]);
+                    halves[4u * i * product] = nn_halves_add(t[i][0], t[i][0]);
+                    halves[(4u * i + 1u) * product] = nn_halves_add(ends, t[i][1]);
+                    halves[(4u * i + 2u) * product] = nn_halves_subtract(ends, t[i][1]);
+                    halves[(4u * i + 3u) * product] = nn_halves_add(t[i][2], t[i][2]);
+                }
+            }
+        }
+    }
+}
+
+/* The outputs of one tile and filter at (row, column), from its 16 sums, `product` apart. */
+NN_INLINE void nn_winograd_output(const nn_conv2d_winograd_layer *layer, const int32_t *sums, uint32_t product,
+                                  void *output, uint32_t row, uint32_t column, uint32_t filter)
+{
+    const nn_conv2d_shape *s = &layer->shape;
+    const int32_t bias = layer->bias[filter];
+    uint32_t t[2][4];
+    NN_UNROLL
+    for (uint32_t j = 0; j < 4u; j++) {
+        const uint32_t a = (uint32_t)sums[j * product], b = (uint32_t)sums[(4u + j) * product];
+        const uint32_t c = (uint32_t)sums[(8u + j) * product], d = (uint32_t)sums[(12u + j) * product];
+        t[0][j] = a + b + c;
+        t[1][j] = b - c - d;
+    }
+    const uint32_t index = (row * s->columns + column) * s->filters + filter;
+    NN_UNROLL
+    for (uint32_t y = 0; y < 2u; y++) {
+        if (s->rows % 2u == 0 || row + y < s->rows) {
+            const uint32_t at = index + y * s->columns * s->filters;
+            /* Four times the sum of the convolution. */
+            const int32_t left = (int32_t)(t[y][0] + t[y][1] + t[y][2]) >> 2;
+            nn_finish(output, at, s->output, &layer->requantize, s->relu, left + bias, filter);
+            if (s->columns % 2u == 0 || column + 1u < s->columns) {
+                const int32_t right = (int32_t)(t[y][1] - t[y][2] - t[y][3]) >> 2;
+                nn_finish(output, at + s->filters, s->output, &layer->requantize, s->relu, right + bias, filter);
+            }
+        }
+    }
+}
+
+NN_INLINE void nn_conv2d_winograd(const nn_conv2d_winograd_layer *layer, const void *input, void *output, void *scratch)
+{
+    const nn_conv2d_shape *s = &layer->shape;
+    const uint32_t across = (s->columns + 1u) / 2u, down = (s->rows + 1u) / 2u;
+    for (uint32_t first = 0; first < down; first += layer->chunk) {
+        const uint32_t rows = first + layer->chunk <= down ? layer->chunk : down - first;
+        const uint32_t tiles = rows * across, pairs = (tiles + 1u) / 2u;
+        /* Words from a product to the next: of inputs, and of sums. */
+        const uint32_t product = pairs * s->channels, sum = pairs * 8u;
+        nn_word *const x = scratch, *const weights = x + 16u * product;
+        int32_t *const sums = (int32_t *)(weights + 32u * s->channels);
+        for (uint32_t tile = 0; tile < 2u * pairs; tile++) {
+            const uint32_t real = tile < tiles ? tile : tiles - 1u;
+            const int32_t top = (int32_t)(2u * (first + real / across)) - (int32_t)s->padding[0];
+            const int32_t left = (int32_t)(2u * (real % across)) - (int32_t)s->padding[1];
+            nn_winograd_input(layer, input, top, left, x + tile / 2u * s->channels + tile % 2u, product);
+        }
+        const nn_winograd_pass pass = {
+            .x = x,
+            .weights = weights,
+            .sums = sums,
+            .x_end = x + product,
+            .x_bytes = 4u * product,
+            .weight_bytes = 8u * s->channels,
+            .x_last = x + 16u * product,
+            .zeros = layer->zeros,
+        };
+        for (uint32_t filter = 0; filter < s->filters; filter += 4u) {
+            nn_winograd_weights(s->channels, layer->weights + filter / 4u * 9u * s->channels, weights);
+            layer->pass(&pass);
+            for (uint32_t tile = 0; tile < tiles; tile++) {
+                for (uint32_t i = 0; i < 4u; i++) {
+                    nn_winograd_output(layer, sums + 4u * tile + i, sum, output, 2u * (first + tile / across),
+                                       2u * (tile % across), filter + i);
+                }
+            }
+        }
+    }
+}
+
+#endif

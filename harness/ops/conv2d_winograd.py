@@ -1,0 +1,122 @@
+"""3x3 convolution by Winograd's F(2x2, 3x3), exact in integers (nn_conv2d_winograd.h): fewer products for more scratch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.ops.base import INT32_LIMIT
+from harness.ops.lowering import (
+    Constant,
+    Cost,
+    Form,
+    Lowering,
+    Reference,
+    Site,
+    Storage,
+    requantization_constants,
+    requantization_fields,
+)
+
+if TYPE_CHECKING:
+    from harness.ops.conv2d import Conv2d
+
+# Tiles that transformed weights serve at least, where the image has them.
+_TILES = 16
+
+
+class WinogradConv2d(Form["Conv2d"]):
+    """Two by two outputs from 16 products instead of 36."""
+
+    name = "winograd"
+    storages = frozenset({Storage.U8, Storage.U8_IN_16, Storage.U4, Storage.U2, Storage.I32})
+    asymmetric = True
+
+    def applicable(self, layer: Conv2d, site: Site) -> bool:
+        filters, rows, columns, channels = layer.weight.shape
+        if not site.target.dsp or (rows, columns, *layer.stride) != (3, 3, 1, 1) or layer.pool is not None:
+            return False
+        if filters % 4 or channels % 4 or site.output.packed:
+            return False
+        # Four times every sum of products has to fit.
+        reach = np.abs(layer.weight.astype(np.int64)).reshape(filters, -1).sum(axis=1).max() * (2**site.input.bits - 1)
+        return bool(4 * reach < INT32_LIMIT)
+
+    def cost(self, layer: Conv2d, site: Site) -> Cost:
+        filters, channels = layer.weight.shape[0], layer.weight.shape[3]
+        down, across, chunk = self._tiles(layer, site)
+        chunks, pairs, tiles = -(-down // chunk), -(-chunk * across // 2), down * across
+        words = channels // 2
+        one_pass = 16 * (pairs * (11 * words + 3 * words // _unroll(words) + 9) + 9) + 30
+        return Cost(
+            flash=9 * filters * channels + 8 * filters + 32,
+            scratch=self._scratch(layer, site),
+            instructions=chunks * filters // 4 * (one_pass + channels * 213 + 60)
+            + tiles * (250 + channels // 4 * 190)
+            + tiles * filters * 84,
+            code=2300,
+            shared={self._pass(layer)[0]: 150 + 44 * _unroll(words)},
+        )
+
+    def reads(self, layer: Conv2d, site: Site) -> Storage:
+        return site.input
+
+    def lower(self, layer: Conv2d, site: Site) -> Lowering:
+        from harness.ops.conv2d import conv_shape
+
+        one_pass, definition = self._pass(layer)
+        filters, _, _, channels = layer.weight.shape
+        # (four filters, four channels, filter, tap) words.
+        fours = layer.weight.reshape(filters // 4, 4, 9, channels // 4, 4).transpose(0, 3, 1, 2, 4)
+        return Lowering(
+            form=self.name,
+            header="nn_conv2d_winograd.h",
+            kernel="nn_conv2d_winograd",
+            record="nn_conv2d_winograd_layer",
+            fields={
+                "shape": conv_shape(layer, site),
+                "input_zero_point": layer.input_zero_point,
+                "weights": Reference("weights"),
+                "bias": Reference("bias"),
+                "requantize": requantization_fields(layer.requantize),
+                "chunk": self._tiles(layer, site)[2],
+                "zeros": Reference("zeros"),
+                "pass": one_pass,
+            },
+            constants=(
+                Constant("weights", "uint32_t", np.ascontiguousarray(fours, np.int8).view("<u4").ravel()),
+                Constant("bias", "int32_t", layer.bias.astype(np.int32)),
+                Constant("zeros", "uint32_t", np.zeros(8, np.uint32)),
+                *requantization_constants(layer.requantize),
+            ),
+            scratch_bytes=self._scratch(layer, site),
+            functions={one_pass: definition},
+        )
+
+    def _pass(self, layer: Conv2d) -> tuple[str, str]:
+        """The name and the definition of the C function that sums up products."""
+        unroll = _unroll(int(layer.weight.shape[3]) // 2)
+        name = f"nn_winograd_pass_{unroll}"
+        return (
+            name,
+            f"NN_SHARED void {name}(const nn_winograd_pass *pass)\n{{\n    nn_winograd_run(pass, {unroll});\n}}",
+        )
+
+    def _tiles(self, layer: Conv2d, site: Site) -> tuple[int, int, int]:
+        """Rows and columns of tiles, and rows of them at a time."""
+        rows, columns, _ = site.output_shape
+        down, across = -(-rows // 2), -(-columns // 2)
+        chunks = -(-down // min(down, -(-_TILES // across)))
+        return down, across, -(-down // chunks)
+
+    def _scratch(self, layer: Conv2d, site: Site) -> int:
+        """Bytes of transformed inputs and weights, and of sums."""
+        _, across, chunk = self._tiles(layer, site)
+        channels, pairs = int(layer.weight.shape[3]), -(-chunk * across // 2)
+        return 64 * pairs * channels + 128 * channels + 512 * pairs
+
+
+def _unroll(words: int) -> int:
+    """Words per turn of the loop: the most that divides them, up to sixteen."""
+    return max(size for size in range(1, 17) if words % size == 0)

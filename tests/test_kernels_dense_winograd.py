@@ -1,0 +1,54 @@
+"""Winograd's 3x3 convolution: exact in integers for every border, taken where memory is worth its speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kernels_dense import convolutions, on_core_exactly, on_host_exactly, site_of
+
+from harness.codegen.generate import generate
+from harness.graph.graph import Graph
+from harness.ops.conv2d import Conv2d
+from harness.ops.conv2d_winograd import WinogradConv2d
+from harness.toolchain import compiler
+
+pytestmark = pytest.mark.skipif(compiler.find_host() is None, reason="no host compiler")
+needs_arm = pytest.mark.skipif(compiler.find_arm() is None, reason="no arm-none-eabi-gcc")
+
+SQUARE, ONE = (3, 3), (1, 1)
+NETWORKS: dict[str, Graph] = {
+    "even and odd sizes, zero points": convolutions(
+        (9, 12, 4), [(8, SQUARE, ONE, ONE, 3), (4, SQUARE, ONE, (0, 0), 0), (12, SQUARE, ONE, (2, 0), 7)]
+    ),
+    "chunks of tiles": convolutions((12, 18, 8), [(4, SQUARE, ONE, ONE, 0)]),
+    "to accumulators": convolutions((5, 5, 12), [(4, SQUARE, ONE, ONE, 0), (8, SQUARE, ONE, ONE, 0)], last=True),
+    "one tile": convolutions((3, 3, 4), [(4, SQUARE, ONE, (0, 0), 255)]),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_portable_path(name: str, tmp_path: Path) -> None:
+    on_host_exactly(NETWORKS[name], "winograd", tmp_path)
+
+
+@needs_arm
+@pytest.mark.parametrize("name", NETWORKS)
+def test_assembly_and_what_it_costs(name: str) -> None:
+    graph = NETWORKS[name]
+    _, _, ran = on_core_exactly(graph, "winograd")
+    estimated = sum(
+        WinogradConv2d().cost(layer, site_of(graph, index)).instructions
+        for index, layer in enumerate(graph.layers)
+        if isinstance(layer, Conv2d)
+    )
+    assert 0.6 < estimated / ran[0].instructions < 1.3  # tiles at the border take longer, and these are small
+
+
+def test_memory_decides() -> None:
+    graph = convolutions((8, 8, 64), [(64, SQUARE, ONE, ONE, 0)])
+    taken = {
+        prefer: generate(graph, variant="test", core="cortex-m4", prefer=prefer).layers[0].form
+        for prefer in ("speed", "size")
+    }
+    assert taken == {"speed": "winograd", "size": "tile"}
