@@ -127,7 +127,7 @@ def _overridden(layer: Operator, site: Site, name: str) -> list[_Candidate]:
 
 
 def _candidates(layer: Operator, site: Site) -> list[_Candidate]:
-    """The fastest dense form, the fastest of those that need much less memory, sparse ones that are smaller or faster."""
+    """The fastest dense form, the fastest that needs much less memory, and sparse ones that are smaller or faster."""
     fitting = [_candidate(form, layer, site) for form in layer.forms if form.fits(layer, site)]
     if not fitting:
         raise _no_form(layer)
