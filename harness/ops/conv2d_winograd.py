@@ -1,4 +1,4 @@
-"""3x3 convolution by Winograd's F(2x2, 3x3), exact in integers (nn_conv2d_winograd.h): fewer products for more scratch."""
+"""3x3 convolution by Winograd's F(2x2, 3x3), exact in integers (nn_conv2d_winograd.h): fewer products, more scratch."""
 
 from __future__ import annotations
 
