@@ -58,6 +58,7 @@ def choose(board: Board, wanted: str, probe: str | None) -> Choice:
             )
         return Choice("qemu", f"QEMU models it ({board.engines.qemu.machine})")
     if board.engines.renode is not None:
+        _require_renode()
         return Choice("renode", "no probe with this board is connected; Renode models it")
     raise DeviceError(f"no probe with board {board.id} is connected, and no emulator models it")
 
@@ -70,7 +71,17 @@ def _asked_for(board: Board, wanted: str, probe: str | None) -> Choice:
         # A probe that does not know its board (J-Link, DAPLink clones) is taken when it was named.
         uid = probe or (found[0] if found else None)
         return Choice("hardware", "asked for", uid)
+    if wanted == "renode":
+        _require_renode()
     return Choice(cast(Engine, wanted), "asked for")
+
+
+def _require_renode() -> None:
+    """DeviceError where it is not installed: before anything is built for it."""
+    from harness.emulators import renode
+
+    if renode.find() is None:
+        raise renode.not_installed()
 
 
 def _matching_probes(board: Board, uid: str | None) -> list[str]:

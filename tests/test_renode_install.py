@@ -189,6 +189,13 @@ def test_what_can_be_installed_is_listed() -> None:
         assert words in done.stderr
 
 
+def test_without_it_nothing_is_built() -> None:
+    done = run("run", "lenet5", "--board", "nucleo-f746", "--engine", "renode")
+    assert done.returncode == 3
+    assert "Renode is not installed" in done.stderr
+    assert "harness doctor --install renode" in done.stderr
+
+
 def test_which_program_is_taken(pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert renode.find() is None
     on_path = tmp_path / "bin" / "renode"

@@ -52,6 +52,14 @@ def find() -> Path | None:
     return Path(found) if found is not None else None
 
 
+def not_installed() -> DeviceError:
+    """The error where there is none."""
+    return DeviceError(
+        "Renode is not installed",
+        hint=f"harness doctor --install renode, or name another copy with ${ENVIRONMENT}",
+    )
+
+
 def start_renode(board: Board, work_dir: Path) -> Emulator:
     """Start Renode for `board`, halted; its log, platform and script go to `work_dir`.
 
@@ -63,10 +71,7 @@ def start_renode(board: Board, work_dir: Path) -> Emulator:
         raise InputError(f"Renode does not model board {board.id}", hint="harness boards lists what each board runs on")
     program = find()
     if program is None:
-        raise DeviceError(
-            "Renode is not installed",
-            hint=f"harness doctor --install renode, or name another copy with ${ENVIRONMENT}",
-        )
+        raise not_installed()
     for _ in range(_TRIES - 1):
         with contextlib.suppress(_PortTaken):
             return _start(program, board, engine, work_dir)
