@@ -20,6 +20,7 @@ from harness.boards import Board
 from harness.codegen import baselines
 from harness.codegen.choose import Prefer
 from harness.codegen.generate import Generated, generate, logical_bytes, parse_output, serialize_input
+from harness.codegen.pace import Pace
 from harness.data.base import Dataset
 from harness.engines import Choice
 from harness.errors import DoesNotFit, GateError, InputError, unknown_name
@@ -455,6 +456,7 @@ def _generated(spec: RunSpec, graph: Graph, board: Board) -> Generated:
         kernels=spec.kernels,
         prefer=cast("Prefer", spec.prefer),
         forms=parse_forms(spec.forms),
+        pace=Pace.of(board),
     )
     if spec.optimize is not None:
         generated = dataclasses.replace(generated, optimize=_optimize(generated.optimize, spec.optimize))

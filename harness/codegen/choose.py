@@ -13,6 +13,7 @@ from math import log, prod
 from typing import Any, Literal, get_args
 
 from harness.codegen.activations import Use, requests
+from harness.codegen.pace import Pace
 from harness.errors import InputError, unknown_name
 from harness.graph.graph import Graph
 from harness.graph.memory import plan
@@ -26,6 +27,8 @@ Prefer = Literal["size", "speed", "balanced"]
 # bytes tend to cost many instructions, and the last few instructions many bytes. "balanced" leans towards instructions
 # a little: of a network that is small already, most bytes are activations and code.
 _EXPONENTS: dict[Prefer, tuple[int, int]] = {"size": (8, 1), "balanced": (4, 5), "speed": (1, 8)}
+# With cycles of the board at hand nothing has to be leant towards: they hold what instructions leave out.
+_BALANCED_CYCLES = (1, 1)
 
 # More combinations than this are not all looked at: layers then take turns until none gains by changing.
 _EXHAUSTIVE = 20_000
@@ -39,7 +42,7 @@ _NETWORK_CODE = 280
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A form that fits its layer, and what it costs.
+    """A form that fits its layer, and what it costs: its instructions, or the board's cycles for them.
 
     planar_cost: where its input is hcw, None for forms that do not read that. writes_planar: whether it can write that.
     """
@@ -69,16 +72,23 @@ class _Total:
     bytes: int
     instructions: int
 
-    def rank(self, prefer: Prefer) -> tuple[float, float]:
-        """Lower is better, and independent of the network's size."""
-        of_bytes, of_instructions = _EXPONENTS[prefer]
+    def rank(self, prefer: Prefer, *, paced: bool = False) -> tuple[float, float]:
+        """Lower is better, and independent of the network's size. paced: instructions are cycles of a board."""
+        of_bytes, of_instructions = _BALANCED_CYCLES if paced and prefer == "balanced" else _EXPONENTS[prefer]
         return of_bytes * log(self.bytes) + of_instructions * log(self.instructions), self.bytes
 
 
 def choose(
-    graph: Graph, sites: Sequence[Site], *, kernels: str, prefer: Prefer, overrides: Mapping[str, str]
+    graph: Graph,
+    sites: Sequence[Site],
+    *,
+    kernels: str,
+    prefer: Prefer,
+    overrides: Mapping[str, str],
+    pace: Pace | None = None,
 ) -> tuple[Form[Any], ...]:
-    """One form per layer of `graph`. sites: each layer's, with the default storages.
+    """One form per layer of `graph`. sites: each layer's, with the default storages. pace: of the board at hand, whose
+    cycles then count instead of instructions.
 
     InputError for an unknown preference, layer or form, and for a form that does not fit its layer.
     """
@@ -90,10 +100,14 @@ def choose(
     if kernels == "plain" and not overrides:
         return tuple(_plain(layer, site) for layer, site in zip(graph.layers, sites, strict=True))
     candidates = [
-        _overridden(layer, site, overrides[layer.name]) if layer.name in overrides else _candidates(layer, site)
+        _overridden(layer, site, overrides[layer.name], pace)
+        if layer.name in overrides
+        else _candidates(layer, site, pace)
         for layer, site in zip(graph.layers, sites, strict=True)
     ]
-    return tuple(candidate.form for candidate in _best(_Network(graph, sites), candidates, prefer))
+    return tuple(
+        candidate.form for candidate in _best(_Network(graph, sites), candidates, prefer, paced=pace is not None)
+    )
 
 
 def available(layer: Operator) -> tuple[Form[Any], ...]:
@@ -113,7 +127,7 @@ def _no_form(layer: Operator) -> InputError:
     return InputError(f"layer {layer.name}: there are no kernels for a {layer.label} like this")
 
 
-def _overridden(layer: Operator, site: Site, name: str) -> list[_Candidate]:
+def _overridden(layer: Operator, site: Site, name: str, pace: Pace | None = None) -> list[_Candidate]:
     known = {form.name: form for form in available(layer)}
     if name not in known:
         raise unknown_name(f"form of layer {layer.name}", name, list(known))
@@ -123,19 +137,19 @@ def _overridden(layer: Operator, site: Site, name: str) -> list[_Candidate]:
             f"layer {layer.name} cannot be stored as {name}: {reason}",
             hint="leave its form to the harness",
         )
-    return [_candidate(known[name], layer, site)]
+    return [_candidate(known[name], layer, site, pace)]
 
 
-def _candidates(layer: Operator, site: Site) -> list[_Candidate]:
+def _candidates(layer: Operator, site: Site, pace: Pace | None = None) -> list[_Candidate]:
     """The fastest dense form, the fastest that needs much less memory, and sparse ones that are smaller or faster."""
-    fitting = [_candidate(form, layer, site) for form in layer.forms if form.fits(layer, site)]
+    fitting = [_candidate(form, layer, site, pace) for form in layer.forms if form.fits(layer, site)]
     if not fitting:
         raise _no_form(layer)
     dense = min(fitting, key=lambda candidate: candidate.cost.instructions)
     lean = [candidate for candidate in fitting if candidate.cost.scratch + _LEAN <= dense.cost.scratch]
     leaner = [min(lean, key=lambda candidate: candidate.cost.instructions)] if lean else []
     sparse_forms = sparse.forms(layer) if sparse.worthwhile(layer) else ()
-    others = [_candidate(form, layer, site) for form in sparse_forms if form.fits(layer, site)]
+    others = [_candidate(form, layer, site, pace) for form in sparse_forms if form.fits(layer, site)]
     gaining = [
         other
         for other in others
@@ -145,12 +159,17 @@ def _candidates(layer: Operator, site: Site) -> list[_Candidate]:
     return [one for one in found if not any(other.beats(one) for other in found)]
 
 
-def _candidate(form: Form[Any], layer: Operator, site: Site) -> _Candidate:
-    cost = form.cost(layer, site)
+def _candidate(form: Form[Any], layer: Operator, site: Site, pace: Pace | None = None) -> _Candidate:
+    cost = _paced(form, form.cost(layer, site), pace)
     planar = None
     if form.reads_layout(layer, site) is Layout.HCW:
-        planar = form.cost(layer, replace(site, input_layout=Layout.HCW))
+        planar = _paced(form, form.cost(layer, replace(site, input_layout=Layout.HCW)), pace)
     return _Candidate(form, cost, planar, Layout.HCW in form.writes_layouts(layer, site))
+
+
+def _paced(form: Form[Any], cost: Cost, pace: Pace | None) -> Cost:
+    """The cost with the board's cycles for its instructions."""
+    return cost if pace is None else replace(cost, instructions=pace.cycles(form.name, cost))
 
 
 class _Network:
@@ -198,11 +217,13 @@ class _Network:
         return self._activations[key]
 
 
-def _best(network: _Network, candidates: Sequence[Sequence[_Candidate]], prefer: Prefer) -> tuple[_Candidate, ...]:
+def _best(
+    network: _Network, candidates: Sequence[Sequence[_Candidate]], prefer: Prefer, *, paced: bool = False
+) -> tuple[_Candidate, ...]:
     """The combination of the lowest rank; the first of equals."""
 
     def rank(combination: Sequence[_Candidate]) -> tuple[float, float]:
-        return network.total(combination).rank(prefer)
+        return network.total(combination).rank(prefer, paced=paced)
 
     if prod(map(len, candidates)) <= _EXHAUSTIVE:
         return min(itertools.product(*candidates), key=rank)

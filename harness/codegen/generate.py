@@ -25,6 +25,7 @@ from harness.assets import firmware_dir
 from harness.codegen import baselines, names
 from harness.codegen.activations import Use, requests, scratch_name
 from harness.codegen.choose import Prefer, choose
+from harness.codegen.pace import Pace
 from harness.codegen.text import array_text, initialiser
 from harness.errors import InputError, unknown_name
 from harness.graph.graph import Graph, Tensor
@@ -139,11 +140,13 @@ def generate(
     kernels: str = "default",
     prefer: Prefer = "balanced",
     forms: Mapping[str, str] | None = None,
+    pace: Pace | None = None,
 ) -> Generated:
     """The network in C for `core` (as GCC's -mcpu names it).
 
     prefer: what counts where layers can be stored in several forms: bytes ("size"), instructions ("speed") or both.
-    forms: the form of single layers, by the layer's name, against that preference.
+    forms: the form of single layers, by the layer's name, against that preference. pace: what instructions cost on the
+    board that it is for; without it, all cost the same.
     InputError for an unknown `kernels`, `prefer`, layer or form, for a form that does not fit its layer, for a layer
     that cannot be expressed, and for parameters that are not finite.
     """
@@ -153,7 +156,7 @@ def generate(
     baseline = baselines.find(graph, kernels)
     if baseline is None and kernels not in KERNELS:
         raise unknown_name("kernels", kernels, (*KERNELS, *baselines.names()))
-    placed = _lower(graph, Target(core), kernels, prefer, forms or {}, baseline)
+    placed = _lower(graph, Target(core), kernels, prefer, forms or {}, baseline, pace)
     memory = _plan(graph, placed)
     headers = _closure({entry.lowering.header for entry in placed})
     context = _context(graph, placed, memory, variant, core)
@@ -268,6 +271,7 @@ def _lower(
     prefer: Prefer,
     overrides: Mapping[str, str],
     baseline: Baseline | None,
+    pace: Pace | None,
 ) -> tuple[_Placed, ...]:
     """A form for every layer, then how every tensor is stored, then the layers in C."""
     for layer in graph.layers:
@@ -279,7 +283,7 @@ def _lower(
             if reason := form.unsuited(layer, site):
                 raise InputError(f"kernels {kernels} cannot run layer {layer.name}: {reason}")
     else:
-        forms = choose(graph, sites, kernels=kernels, prefer=prefer, overrides=overrides)
+        forms = choose(graph, sites, kernels=kernels, prefer=prefer, overrides=overrides, pace=pace)
     storages = _storages(graph, forms, sites)
     layouts = _layouts(graph, forms, sites)
     symbols = names.identifiers(layer.name for layer in graph.layers)

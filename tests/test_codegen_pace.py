@@ -1,0 +1,59 @@
+"""What instructions cost on a board decides between storage forms: the same network, other forms for another board."""
+
+from __future__ import annotations
+
+from sparse_networks import POOL2, Sparse, in_c
+
+from harness import boards
+from harness.codegen.pace import Pace, family
+from harness.graph.graph import Graph
+from harness.ops.lowering import Cost
+
+
+def lenet5() -> Graph:
+    """LeNet-5's shapes, pruned; the second convolution as code has more bytes than an STM32L4R5 has cache."""
+    return (
+        Sparse((32, 32, 1), seed=7)
+        .conv2d(6, (5, 5), pool=POOL2, density=0.4)
+        .conv2d(16, (5, 5), pool=POOL2, density=0.25)
+        .linear(120, density=0.04)
+        .linear(84, density=0.12)
+        .linear(10, last=True, density=0.4)
+        .build()
+    )
+
+
+def test_families_leave_numbers_out() -> None:
+    assert [family(name) for name in ("bytes-5.3", "lanes-code-4", "lanes-table", "quads")] == [
+        "bytes", "lanes-code", "lanes-table", "quads",
+    ]  # fmt: skip
+
+
+def test_code_that_does_not_fit_the_cache_is_fetched_every_time() -> None:
+    pace = Pace({"lanes-code": 1.25, "lanes-table": 1.5}, 1.4, cache_bytes=1024, line_bytes=32, line_cycles=10)
+    fits, not_so = Cost(500, 0, 1000, code=400), Cost(500, 0, 1000, code=600)
+    assert pace.cycles("lanes-code", fits) == 1250
+    assert pace.cycles("lanes-code-4", not_so) == 1250 + 1125
+    assert pace.cycles("lanes-table", not_so) == 1500  # its loop is short, its tables are data
+    assert pace.cycles("unheard-of", fits) == 1400
+
+
+def test_boards_of_which_nothing_is_known_count_instructions() -> None:
+    assert Pace.of(boards.load("mps2-an386")) is None
+    assert Pace.of(boards.load("b-u585i")) is None
+    known = Pace.of(boards.load("nucleo-l4r5"))
+    assert known is not None and known.cache_bytes == 1024 and known.line_cycles > 5
+    assert 1 < known.rates["lanes-code"] < known.rates["lanes-table"] < 2
+
+
+def test_a_slow_flash_gets_tables_where_a_cache_gets_code() -> None:
+    """By harness profile, conv2 as code needs half of a table's cycles on an F746, and more than that on an L4R5."""
+    graph = lenet5()
+    forms = {}
+    for name in ("nucleo-f746", "nucleo-l4r5"):
+        board = boards.load(name)
+        made = in_c(graph, core=board.core, prefer="speed", pace=Pace.of(board))
+        forms[name] = {layer.name: layer.form or "" for layer in made.layers}
+    conv2 = [layer.name for layer in graph.layers][1]
+    assert "code" in forms["nucleo-f746"][conv2]
+    assert "code" not in forms["nucleo-l4r5"][conv2]
