@@ -85,7 +85,7 @@ def _checks() -> list[Check]:
             "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi, or let PlatformIO fetch its own",
         ),
         _tool("cc", "engine host, comparing with the same C on this machine", "apt-get install gcc"),
-        _tool("qemu-system-arm", "the mps2 boards", "apt-get install qemu-system-arm"),
+        _tool("qemu-system-arm", "the boards that QEMU models", "apt-get install qemu-system-arm"),
         _renode(),
     ]
     for package, needed_for in (
