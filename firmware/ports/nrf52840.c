@@ -9,7 +9,8 @@
 #define NVMC_ICACHECNF REGISTER(0x4001E540u)
 #define ICACHECNF_CACHEEN (1u << 0)
 
-/* Section 4.3: flash answers after two wait states, one with the cache on; neither can be chosen, nor read back. */
+/* Section 4.1, electrical specification: flash takes up to 2 wait states, behind the cache up to 3. They can neither be
+ * chosen nor read back. */
 _Static_assert(PORT_CORE_HZ == 64000000u, "an nRF52840 has one clock");
 
 void port_init(void)
@@ -50,7 +51,7 @@ void port_clock(struct port_clock *clock)
     *clock = (struct port_clock){
         .source = CLOCK_HFCLKSTAT & HFCLKSTAT_CRYSTAL ? "hse-crystal" : "hsi",
         .core_hz = PORT_CORE_HZ,
-        .wait_states = PORT_WAIT_STATES,
+        .wait_states = NVMC_ICACHECNF & ICACHECNF_CACHEEN ? 3u : 2u,
         .caches = NVMC_ICACHECNF & ICACHECNF_CACHEEN ? PORT_CACHE_INSTRUCTION : 0u,
         .registers = registers,
         .count = sizeof registers / sizeof registers[0],

@@ -1,6 +1,6 @@
 """What chips look like to the firmware on them: memories beside the manifest's, peripherals, identification.
 
-A chip of a family whose peripherals are modelled already (peripherals.py) is one more Chip in stm32.py.
+A chip of a family whose peripherals are modelled already (peripherals.py) is one more Chip in stm32.py or nrf.py.
 """
 
 from __future__ import annotations
@@ -73,14 +73,15 @@ class Block:
     """One peripheral's registers. base and size in bytes; enable: (offset in RCC, bit) of its bus clock, if gated.
 
     kind: `registers` keep what is written; `usart` moves bytes (the register layout of STM32F0, F3, F7, G, H, L4, U5,
-    LPUARTs too); `usart_v1` is the older layout (STM32F1, F2, F4, L1); `timer16` and `timer32` are general-purpose
-    timers. reset: offset -> value after reset, where not 0. ones: offset -> bits that always read 1, whatever is
-    written. interrupt: its line of the NVIC. prescaler: of a timer's bus; without one it counts the core's clock.
+    LPUARTs too); `usart_v1` is the older layout (STM32F1, F2, F4, L1), `nrf_uart` Nordic's; `timer16` and `timer32` are
+    general-purpose timers. reset: offset -> value after reset, where not 0. ones: offset -> bits that always read 1,
+    whatever is written. interrupt: its line of the NVIC. prescaler: of a timer's bus; without one it counts the core's
+    clock.
     """
 
     name: str
     base: int
-    kind: Literal["registers", "usart", "usart_v1", "timer16", "timer32"] = "registers"
+    kind: Literal["registers", "usart", "usart_v1", "nrf_uart", "timer16", "timer32"] = "registers"
     size: int = 0x400
     enable: tuple[int, int] | None = None
     reset: Mapping[int, int] = field(default_factory=dict)
@@ -113,9 +114,9 @@ class Chip:
 
 def chip(name: str) -> Chip:
     """The chip that manifests call `name`; InputError for one that is not modelled."""
-    from harness.emulators.simulator import stm32
+    from harness.emulators.simulator import nrf, stm32
 
-    known = {chip.name: chip for chip in stm32.CHIPS}
+    known = {chip.name: chip for chip in (*stm32.CHIPS, *nrf.CHIPS)}
     if name not in known:
         raise unknown_name("simulator chip", name, known)
     return known[name]

@@ -38,7 +38,15 @@ from harness.emulators.simulator.decode import Kind
 from harness.emulators.simulator.engine import Hook, UcError, hook_accesses, hook_instruction, thumb_engine, unhook
 from harness.emulators.simulator.exceptions import Architecture, Cfsr, ExceptionModel, Fault
 from harness.emulators.simulator.nvic import Nvic
-from harness.emulators.simulator.peripherals import ClockGate, Peripheral, Registers, Unmodelled, Usart, UsartV1
+from harness.emulators.simulator.peripherals import (
+    ClockGate,
+    NrfUart,
+    Peripheral,
+    Registers,
+    Unmodelled,
+    Usart,
+    UsartV1,
+)
 from harness.emulators.simulator.serial_line import SerialLine
 from harness.emulators.simulator.system import (
     CCR_DIV_0_TRP,
@@ -300,9 +308,9 @@ class Machine:
                 self._nvic.signal(line, asserted)
 
         match block.kind:
-            case "usart" | "usart_v1":
-                kind = Usart if block.kind == "usart" else UsartV1
-                usart = kind(self.serial, self._on_poll, self.time, signal, self._on_taken)
+            case "usart" | "usart_v1" | "nrf_uart":
+                kinds: dict[str, type[Usart]] = {"usart": Usart, "usart_v1": UsartV1, "nrf_uart": NrfUart}
+                usart = kinds[block.kind](self.serial, self._on_poll, self.time, signal, self._on_taken)
                 self._usarts.append(usart)
                 self._timed.append(usart)
                 return usart

@@ -262,6 +262,72 @@ class UsartV1(Usart):
             super().write(offset, value, mask)
 
 
+class NrfUart(Usart):
+    """Nordic's UART without DMA: nRF52840 product specification section 6.33. Polled: it raises no interrupt.
+
+    The event of a received byte is there for as long as a byte waits, whatever is written to it.
+    """
+
+    STARTRX, STOPRX, STARTTX, STOPTX = 0x000, 0x004, 0x008, 0x00C
+    RXDRDY, TXDRDY, ENABLE, RXD, TXD = 0x108, 0x11C, 0x500, 0x518, 0x51C
+    ENABLED = 4
+
+    def reset(self) -> None:
+        """See Peripheral."""
+        self._receiving = self._sending = self._sent = False
+        super().reset()
+
+    def read(self, offset: int) -> int:
+        """See Peripheral. Reading RXD takes the byte."""
+        match offset:
+            case self.RXDRDY:
+                return int(self._receives and len(self._line) > 0)
+            case self.TXDRDY:
+                return int(self._sent)
+            case self.RXD:
+                return self._take()
+        return self._words.get(offset, 0)
+
+    def write(self, offset: int, value: int, mask: int) -> None:
+        """See Peripheral."""
+        match offset:
+            case self.TXD:
+                self._transmit(value & 0xFF)
+                self._sent = self._sends
+            case self.TXDRDY:
+                self._sent = bool(value & mask)
+            case self.RXDRDY:
+                pass
+            case self.STARTRX | self.STOPRX:
+                self._receiving = offset == self.STARTRX
+            case self.STARTTX | self.STOPTX:
+                self._sending = offset == self.STARTTX
+            case _:
+                self._words[offset] = self._words.get(offset, 0) & ~mask | value & mask
+        self._set_up()
+
+    def firmware_reads(self, offset: int) -> int:
+        """See Peripheral. A loop that polls for input blocks here instead of burning time."""
+        if offset == self.RXDRDY and self._receives and not len(self._line):
+            self._polls += 1
+            if self._polls > self.IDLE_POLLS:
+                self._on_idle()
+        else:
+            self._polls = 0
+        return self.read(offset)
+
+    def drive(self) -> None:
+        """See Usart: nothing is driven."""
+
+    def _control(self) -> int:
+        return 0
+
+    def _set_up(self) -> None:
+        enabled = self._words.get(self.ENABLE, 0) == self.ENABLED
+        self._receives = enabled and self._receiving
+        self._sends = enabled and self._sending
+
+
 class Unmodelled(Peripheral):
     """All peripherals that nobody models: they read as zero, and take what is written.
 
