@@ -586,6 +586,15 @@ def _on_host(
     return _Observed(outputs, outputs.argmax(axis=1), ran.crcs, ran.nanoseconds)
 
 
+def firmware(spec: RunSpec, reporter: Reporter | None = None) -> Firmware:
+    """The image that run() would measure, built or taken from the cache; nothing is started."""
+    reporter = reporter or Silent()
+    board = boards.load(spec.board)
+    prepared = prepare(spec.model, spec.compression, weights=spec.weights, data=spec.data, reporter=reporter)
+    generated = _generated(spec, _adapted(prepared, spec.kernels), board)
+    return _build(spec, generated, board, reporter)[0]
+
+
 def _build(spec: RunSpec, generated: Generated, board: Board, reporter: Reporter) -> tuple[Firmware, bool]:
     """The image, and whether it keeps the input that it was sent beside the network's own, which an inference consumes.
 
