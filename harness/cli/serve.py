@@ -74,14 +74,14 @@ def command(
         )
         image = firmware(spec, said).elf
     with serve(image, target, choice, serial=serial, reporter=said) as served:
-        if json:
-            print_json({"tty": served.tty, "board": target.id, "engine": choice.engine})
-        else:
-            out.print(served.tty, markup=False, highlight=False)
-            if not quiet:
-                err.print(f"{target.name} runs on {choice.engine}; Ctrl-C ends it", style="dim", markup=False)
-        out.file.flush()
         try:
+            if json:
+                print_json({"tty": served.tty, "board": target.id, "engine": choice.engine})
+            else:
+                out.print(served.tty, markup=False, highlight=False)
+                if not quiet:
+                    err.print(f"{target.name} runs on {choice.engine}; Ctrl-C ends it", style="dim", markup=False)
+            out.file.flush()
             served.run()
         except KeyboardInterrupt:
             return
