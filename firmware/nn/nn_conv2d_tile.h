@@ -9,7 +9,8 @@
  *   some of them.
  * - rows: channels in fours. A block is some rows of outputs; scratch has the rows of the input that they need. A pixel's
  *   words are in one run per row of the kernel.
- * - patches: everything else. A block is some rows of outputs; scratch has each output's own copy of what it reads, in one
+ * - patches: everything else. A block is some rows of outputs, computed as one (just one where rows have gaps between
+ *   them); scratch has each output's own copy of what it reads, in one
  *   run: of each row of the kernel the whole words, then the bytes that are left of all rows. They are made of a window
  *   of the rows of the padded image.
  *
@@ -228,20 +229,31 @@ NN_INLINE void nn_conv2d_tile_patch(const nn_conv2d_shape *s, const uint8_t *cor
     }
 }
 
-/* The patches of `rows` rows of outputs from `row` on; `window` is memory for the rows that they read. */
+/* The patches of `rows` rows of outputs from `row` on, as one row; `window` is memory for the rows that they read. */
 NN_INLINE void nn_conv2d_tile_patches(const nn_conv2d_tile_layer *layer, const uint8_t *input, uint32_t row,
                                       uint32_t rows, nn_word *target, uint8_t *window)
 {
     const nn_conv2d_shape *s = &layer->shape;
-    const uint32_t pairs = (s->columns + 1u) / 2u, step = s->stride[1] * s->channels;
+    const uint32_t step = s->stride[1] * s->channels, pitch = s->stride[0] * nn_conv2d_tile_window_pitch(s);
+    const uint32_t distance = rows * s->columns / 2u, pairs = rows * s->columns - distance;
     const int32_t top = (int32_t)(row * s->stride[0]) - (int32_t)s->padding[0];
     nn_conv2d_tile_window(layer, input, top, nn_conv2d_tile_height(s, rows), window);
-    for (uint32_t i = 0; i < rows; i++) {
-        const uint8_t *corner = window + i * s->stride[0] * nn_conv2d_tile_window_pitch(s) + nn_conv2d_tile_margin(s);
-        for (uint32_t pair = 0; pair < pairs; pair++, target += 2u * layer->words, corner += step) {
-            nn_conv2d_tile_patch(s, corner, target);
-            nn_conv2d_tile_patch(s, corner + s->columns / 2u * step, target + 1);
+    const uint8_t *line = window + nn_conv2d_tile_margin(s);
+    nn_word *place = target;
+    uint32_t index = 0;
+    for (uint32_t i = 0; i < rows; i++, line += pitch) {
+        const uint8_t *corner = line;
+        for (uint32_t column = 0; column < s->columns; column++, index++, corner += step, place += 2u * layer->words) {
+            if (index == pairs) {
+                place = target + (pairs - distance) * 2u * layer->words + 1;
+            }
+            nn_conv2d_tile_patch(s, corner, place);
         }
+    }
+    if (pairs != distance) {
+        /* The output in the middle is the second of the first pair, too. */
+        const uint8_t *const middle = window + distance / s->columns * pitch + distance % s->columns * step;
+        nn_conv2d_tile_patch(s, middle + nn_conv2d_tile_margin(s), target + 1);
     }
 }
 
@@ -281,6 +293,8 @@ NN_INLINE void nn_conv2d_tile(const nn_conv2d_tile_layer *layer, const void *inp
 {
     const nn_conv2d_shape *s = &layer->shape;
     const bool flat = layer->view == NN_TILE_FLAT, rows = layer->view == NN_TILE_ROWS;
+    /* Whether rows of outputs have gaps between them: then no pass goes over more than one. */
+    const bool gaps = s->columns * s->filters * nn_element_bits(s->output) % 32u != 0 && s->output != NN_U8;
     nn_word *const tile = scratch, *const block = tile + 8u * layer->words;
     const uint32_t total = flat ? s->rows * s->columns : s->rows;
     const uint32_t run = rows ? s->kernel[1] * s->channels / 4u : layer->words;
@@ -321,10 +335,10 @@ NN_INLINE void nn_conv2d_tile(const nn_conv2d_tile_layer *layer, const void *inp
             weights += layer->packed_words;
             pass.bias = constants;
             pass.multipliers = constants + 4;
-            for (uint32_t i = 0; i < (flat ? 1u : count); i++) {
+            for (uint32_t i = 0; i < (rows ? count : 1u); i++) {
                 pass.x = block + i * row_words;
-                nn_conv2d_tile_pass(layer, pass, flat ? count : s->columns, output, flat ? 0u : first + i,
-                                    flat ? first : 0u, filter);
+                nn_conv2d_tile_pass(layer, pass, rows ? s->columns : flat ? count : count * s->columns, output,
+                                    gaps ? first + i : 0u, gaps ? 0u : (first + i) * (flat ? 1u : s->columns), filter);
             }
         }
     }

@@ -84,8 +84,8 @@ class TileConv2d(Form["Conv2d"]):
         flat = view.name == "FLAT"
         total = rows * columns if flat else rows
         blocks = -(-total // view.block)
-        passes = blocks if flat else rows
-        pairs = -(-rows * columns // 2) if flat else rows * -(-columns // 2)
+        passes = rows if view.name == "ROWS" else blocks
+        pairs = rows * -(-columns // 2) if view.name == "ROWS" else -(-rows * columns // 2)
         runs = kernel_rows if view.name == "ROWS" else 0
         pair = tile.pair_instructions(view.run, runs, direct=direct)
         bits = tile.bits(layer)
@@ -185,6 +185,8 @@ class TileConv2d(Form["Conv2d"]):
             block = -(-rows * columns // -(-rows * columns // block))
             return _View("FLAT", words, words, block, -(-block // 2) * 8 * words)
         block = min(rows, -(-_PIXELS // columns))
+        if channels % 4 and site.output.packed and columns * len(layer.weight) * site.output.bits % 32:
+            block = 1  # rows of outputs have gaps between them
         block = -(-rows // -(-rows // block))
         height = (block - 1) * layer.stride[0] + kernel_rows
         if channels % 4:
