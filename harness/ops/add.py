@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.errors import InputError
+from harness.ops.add_pairs import PairsAdd
 from harness.ops.base import Array, Operator, Requantization, Shape, relu_label
 from harness.ops.lowering import Cost, Form, Lowering, Site, Storage, clip_field, image_rows
 from harness.ops.packed import STORAGES, words
@@ -36,7 +37,7 @@ class Add(Operator):
 
     @property
     def forms(self) -> tuple[Form[Any], ...]:
-        return (PlainAddF32(),) if self.requantize is None else (PlainAdd(),)
+        return (PlainAddF32(),) if self.requantize is None else (PairsAdd(), PlainAdd())
 
     @property
     def parameters(self) -> dict[str, Array]:
