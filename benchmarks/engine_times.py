@@ -36,8 +36,14 @@ from harness.link.serial_port import open_port
 from harness.probe.session import open_session
 from harness.toolchain.platformio import BuildInputs, Firmware, build
 
+
+def _simulator(board: Board, folder: Path) -> Emulator:
+    """With its cycle model, as runs use it."""
+    return start_simulator(board, folder, clock_hz=board.clock_hz)
+
+
 START: dict[str, Callable[[Board, Path], Emulator]] = {
-    "simulator": start_simulator,
+    "simulator": _simulator,
     "qemu": start_qemu,
     "renode": start_renode,
 }

@@ -93,6 +93,7 @@ def test_an_image_is_programmed_verified_and_run(
     # Served while the core runs, and by words where peripherals are.
     assert session.read_memory(0x0800_0000, 16) == read_segments(small)[0].data[:16]
     assert session.target.read_memory_block32(0xE000_ED00, 2)[0] >> 4 & 0xFFF == 0xC27
+    assert int.from_bytes(session.read_memory(0xE000_ED00, 12)[:4], "little") >> 4 & 0xFFF == 0xC27
     assert session.state() == "running"
 
 

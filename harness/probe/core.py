@@ -366,10 +366,15 @@ class EmulatedCore(MemoryInterface):  # type: ignore[misc]  # pyOCD has no type 
             self._write(addr, struct.pack(f"<{len(data)}I", *data))
 
     def read_memory_block8(self, addr: int, size: int, **_: Any) -> Sequence[int]:
+        if _needs_words(addr) and addr % 4 == size % 4 == 0:
+            return list(struct.pack(f"<{size // 4}I", *self.read_memory_block32(addr, size // 4)))
         return list(self._read(addr, size))
 
     def write_memory_block8(self, addr: int, data: Sequence[int], **_: Any) -> None:
-        self._write(addr, bytes(data))
+        if _needs_words(addr) and addr % 4 == len(data) % 4 == 0:
+            self.write_memory_block32(addr, struct.unpack(f"<{len(data) // 4}I", bytes(data)))
+        else:
+            self._write(addr, bytes(data))
 
 
 def _needs_words(address: int) -> bool:
