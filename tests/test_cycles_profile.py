@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from report_cli import run as command
 
 from harness import boards
 from harness.cli.options import parse_clock
@@ -134,6 +135,23 @@ def test_a_fit_leaves_alone_what_the_measurements_say_nothing_about() -> None:
     assert result.values["divide"] == start["divide"] and "divide" not in result.fitted
     with pytest.raises(InputError, match="nothing to calibrate"):
         fit(table, start, [], predict)
+
+
+def test_commands_refuse_what_they_cannot_do(tmp_path: Path) -> None:
+    for arguments, words in (
+        (("profile", "lenet5", "--board", "mps2-an386"), "has no engine simulator"),
+        (("profile", "lenet5", "--board", "nucleo-f746", "--clock", "400MHz"), "400 MHz"),
+        (("calibrate", "--board", "nucleo-f746", "--measured", str(tmp_path / "none.json")), "cannot be read"),
+        (("run", "lenet5", "--board", "mps2-an386", "--clock", "25MHz"), "the engine is qemu"),
+    ):
+        done = command(*arguments)
+        assert done.returncode == 2 and words in done.stderr, done.stderr
+
+
+def test_the_profile_command_prints_json_alone() -> None:
+    done = command("profile", "lenet5", "--board", "nucleo-f746", "--json")
+    assert done.returncode == 0
+    assert [layer["name"] for layer in json.loads(done.stdout)["layers"]] == ["conv1", "conv2", "fc1", "fc2", "fc3"]
 
 
 @pytest.mark.parametrize(("text", "hz"), [("120MHz", 120_000_000), ("80 mhz", 80_000_000), ("32768", 32_768)])

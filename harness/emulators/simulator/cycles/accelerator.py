@@ -12,6 +12,7 @@ import logging
 import os
 import subprocess
 import tempfile
+import weakref
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,8 @@ class AcceleratedCounter:
         self._counter = ctypes.c_void_p(
             library.counter_new(_geometry(model.memory.fetch), _geometry(model.memory.data), len(places))
         )
+        # Not at exit, when the core's thread may still be inside.
+        weakref.finalize(self, library.counter_free, self._counter).atexit = False
         # Unicorn and the library keep these addresses.
         self._callbacks = _ANSWER(self._meet), _ANSWER(self._leave)
         library.counter_callbacks(self._counter, *(ctypes.cast(one, ctypes.c_void_p) for one in self._callbacks))
