@@ -10,6 +10,7 @@ import pytest
 import torch
 from search_networks import small
 
+from harness import pipeline
 from harness.compress import finetune as module
 from harness.compress.finetune import Student, finetune
 from harness.compress.quantize import quantize
@@ -121,3 +122,11 @@ def test_bad_requests_are_refused(network: Graph, dataset: Dataset, narrow: Poli
         quantize(
             network, dataset.network_input(dataset.train.x[:4]), policy=dataclasses.replace(narrow, network="other")
         )
+
+
+def test_only_a_policy_of_a_trained_network_is_fine_tuned(narrow: Policy) -> None:
+    with pytest.raises(InputError, match="variant int8 cannot be fine-tuned"):
+        pipeline.Compression("int8", finetune=2)
+    untrained = pipeline.Compression("mixed", policy=narrow, finetune=1)
+    with pytest.raises(InputError, match="ships without weights"):
+        pipeline.prepare("mobilenet-v1-0.25-96", untrained)

@@ -288,7 +288,9 @@ def test_the_ilps_policy_has_the_least_sum_of_sensitivities(network: Graph, eval
     every = (dict(zip(layers, bits, strict=True)) for bits in itertools.product((2, 4, 8), repeat=len(layers)))
     legal = [w for w in every if 0.99 * limits.flash <= evaluator.table.flash(w) <= limits.flash]
     assert [cost(found) for found, _ in candidates] == pytest.approx(sorted(map(cost, legal))[: len(candidates)])
-    assert len(candidates) == min(3, len(legal)) and all(other == activations for _, other in candidates)
+    divergences = [evaluator.divergence(*found, ilp.JOINT_IMAGES) for found in candidates]
+    assert ilp.nearest(evaluator, candidates) == candidates[divergences.index(min(divergences))]
+    assert len(candidates) == min(16, len(legal)) and all(other == activations for _, other in candidates)
 
 
 def test_bad_requests_are_refused(network: Graph, dataset: Dataset) -> None:

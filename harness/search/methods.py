@@ -119,7 +119,11 @@ def _scored(
     if evaluator is None:
         with reporter.stage(f"quantising {graph.name} at 2, 4 and 8 bits"):
             evaluator = evaluate.Evaluator(graph, dataset, images=images, cache_dir=cache_dir)
-    options = (_VERSION, method, limits, weights_only, *((episodes, seed) if method in ("rl", "random") else ()))
+    options: tuple[object, ...] = (_VERSION, method, limits, weights_only)
+    if method in ("rl", "random"):
+        options += (episodes, seed)
+    elif method == "ilp":
+        options += (ilp.IMAGES, ilp.CANDIDATES, ilp.JOINT_IMAGES)
     finished = None
     if cache_dir is not None:
         key = hashlib.sha256(repr((evaluator.digest, options)).encode()).hexdigest()
@@ -138,11 +142,10 @@ def _scored(
         with reporter.stage(f"sensitivities of {graph.name}") as advance:
             sensitivities = ilp.measure(evaluator, progress=advance)
         candidates = ilp.solve(sensitivities, Projection(tensors, limits, weights_only=weights_only))
-        with reporter.stage("scores of the best few"):
-            weights, activations = max(candidates, key=lambda widths: evaluator.score(*widths))
+        with reporter.stage("the best few as a whole"):
+            weights, activations = ilp.nearest(evaluator, candidates)
         policy = tensors.policy(weights, activations, method=method, seed=seed)
-        evaluations += len(candidates)
-        inferred += len(candidates) * evaluator.images
+        inferred += len(candidates) * min(ilp.JOINT_IMAGES, evaluator.images)
         inferred += sensitivities.passes * min(ilp.IMAGES, evaluator.images)
     else:
         policy = _tried(graph, evaluator, limits, method, episodes, seed, weights_only, cache_dir, reporter, history)
