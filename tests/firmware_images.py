@@ -105,6 +105,17 @@ class Line:
             received += chunk
         return received.decode().removesuffix("m-ready\r\n").split("\r\n")[:-1]
 
+    def knock(self, seconds: float = 20) -> None:
+        """Until the firmware has booted: QEMU's STM32 drops what comes before its UART is on."""
+        deadline = time.monotonic() + seconds
+        heard = b""
+        while b"m-ready" not in heard:
+            assert time.monotonic() < deadline, f"no answer, only {heard!r}"
+            self.send(b"%")
+            heard += self.read(0.5)
+        while self.read(0.2):
+            pass
+
     def ask(self, command: str) -> list[str]:
         self.send(command.encode() + b"%")
         return self.answers()
@@ -173,7 +184,9 @@ def on_qemu(firmware: Firmware, board: Board) -> Iterator[tuple[Line, subprocess
             connection, _ = listener.accept()
             with connection:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                yield Line(connection.fileno()), process
+                line = Line(connection.fileno())
+                line.knock()
+                yield line, process
         finally:
             with suppress(ProcessLookupError):
                 process.kill()

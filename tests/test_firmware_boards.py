@@ -14,8 +14,8 @@ from firmware_images import INPUT, Line, network_files, on_qemu, reference, shar
 from harness import boards
 from harness.toolchain.platformio import Firmware, build
 
-# One for each kind of core and of timer; test_boards_all.py has a network on every board.
-QEMU_BOARDS = ("microbit", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "netduinoplus2")
+# One for each kind of timer; test_boards_all.py has a network on every board.
+QEMU_BOARDS = ("microbit", "mps2-an386", "mps2-an500", "mps3-an547", "netduinoplus2")
 INFER = "void network_infer(nn_observer observer)\n{\n"
 DEEP = """
     uint8_t deep[{bytes}];
@@ -111,7 +111,8 @@ def test_layers_add_up_to_the_inference(line: Line, board: boards.Board) -> None
     overhead, *layers = line.ask("layers")
     # Layer 0 calls the observer twice, and pays for one call like layer 1.
     times = [instructions(each, board) - instructions(overhead, board) for each in layers]
-    assert sum(times) == pytest.approx(whole, abs=25)
+    # What is in front of the first layer and behind the last one belongs to none; a Cortex-M0 takes longer for it.
+    assert sum(times) == pytest.approx(whole, abs=25 if board.core != "cortex-m0" else 60)
     assert times[1] > times[0] > 0
 
 
@@ -124,13 +125,13 @@ def test_the_stack_is_painted_and_measured(line: Line, board: boards.Board) -> N
 
 
 def test_a_deep_stack_shows(board: boards.Board, cache: Path) -> None:
-    deep = network_files(**{INFER: INFER + DEEP.format(bytes=2000)})
+    deep = network_files(**{INFER: INFER + DEEP.format(bytes=1200)})
     with on_qemu(build(tiny(files=deep), board, cache_dir=cache), board) as (line, _):
         before = int(line.ask("stack")[0].split("[")[1].split(",")[0])
         line.load(INPUT)
         line.ask("infer 1 0")
         after = int(line.ask("stack")[0].split("[")[1].split(",")[0])
-    assert before < 600 and 2000 < after < 2600
+    assert before < 600 and 1200 < after < 1800
 
 
 def test_an_overflowing_stack_faults_instead_of_giving_results(board: boards.Board, cache: Path) -> None:
