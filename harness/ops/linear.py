@@ -10,6 +10,7 @@ import numpy as np
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Requantization, Shape, exact_float, finished, relu_label
 from harness.ops.linear_f32_rows import RowsLinearF32
+from harness.ops.linear_fields import FieldsLinear
 from harness.ops.linear_narrow import NarrowLinear
 from harness.ops.linear_packed import PackedLinear
 from harness.ops.linear_quads import QuadsLinear
@@ -54,7 +55,7 @@ class Linear(Operator):
     @property
     def forms(self) -> tuple[Form[Any], ...]:
         if self.integer:
-            return QuadsLinear(), NarrowLinear(), PlainLinear(), PackedLinear()
+            return QuadsLinear(), FieldsLinear(), NarrowLinear(), PlainLinear(), PackedLinear()
         return RowsLinearF32(), PlainLinearF32()
 
     @property
