@@ -180,6 +180,10 @@ class BoardClient:
             hint=None if refused else "check the cable, the baud rate, and that nothing else uses this serial port",
         ) from failures[-1]
 
+    def input_crc(self, *, timeout: float = _COMMAND_S) -> int:
+        """CRC-32 of the input that the board holds; RefusedError when it holds none."""
+        return int(parse_crc(self._ask("db crc", timeout)), 16)
+
     def _load_once(self, data: bytes, deadline: float) -> None:
         size = len(data)
         self._get_in_step(deadline)
