@@ -76,7 +76,9 @@ def command(
     with serve(image, target, choice, serial=serial, reporter=said) as served:
         try:
             if json:
-                print_json({"tty": served.tty, "board": target.id, "engine": choice.engine})
+                print_json(
+                    {"tty": served.tty, "board": target.id, "engine": choice.engine, "firmware": str(image.absolute())}
+                )
             else:
                 out.print(served.tty, markup=False, highlight=False)
                 if not quiet:
