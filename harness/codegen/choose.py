@@ -26,9 +26,7 @@ Prefer = Literal["size", "speed", "balanced"]
 # How much a percent of bytes and a percent of instructions count against each other. Neither is ever free: the last few
 # bytes tend to cost many instructions, and the last few instructions many bytes. "balanced" leans towards instructions
 # a little: of a network that is small already, most bytes are activations and code.
-_EXPONENTS: dict[Prefer, tuple[int, int]] = {"size": (8, 1), "balanced": (4, 5), "speed": (1, 8)}
-# With cycles of the board at hand nothing has to be leant towards: they hold what instructions leave out.
-_BALANCED_CYCLES = (1, 1)
+_EXPONENTS: dict[Prefer, tuple[int, int]] = {"size": (8, 1), "balanced": (5, 6), "speed": (1, 8)}
 
 # More combinations than this are not all looked at: layers then take turns until none gains by changing.
 _EXHAUSTIVE = 20_000
@@ -72,9 +70,9 @@ class _Total:
     bytes: int
     instructions: int
 
-    def rank(self, prefer: Prefer, *, paced: bool = False) -> tuple[float, float]:
-        """Lower is better, and independent of the network's size. paced: instructions are cycles of a board."""
-        of_bytes, of_instructions = _BALANCED_CYCLES if paced and prefer == "balanced" else _EXPONENTS[prefer]
+    def rank(self, prefer: Prefer) -> tuple[float, float]:
+        """Lower is better, and independent of the network's size."""
+        of_bytes, of_instructions = _EXPONENTS[prefer]
         return of_bytes * log(self.bytes) + of_instructions * log(self.instructions), self.bytes
 
 
@@ -105,9 +103,7 @@ def choose(
         else _candidates(layer, site, pace)
         for layer, site in zip(graph.layers, sites, strict=True)
     ]
-    return tuple(
-        candidate.form for candidate in _best(_Network(graph, sites), candidates, prefer, paced=pace is not None)
-    )
+    return tuple(candidate.form for candidate in _best(_Network(graph, sites), candidates, prefer))
 
 
 def available(layer: Operator) -> tuple[Form[Any], ...]:
@@ -217,13 +213,11 @@ class _Network:
         return self._activations[key]
 
 
-def _best(
-    network: _Network, candidates: Sequence[Sequence[_Candidate]], prefer: Prefer, *, paced: bool = False
-) -> tuple[_Candidate, ...]:
+def _best(network: _Network, candidates: Sequence[Sequence[_Candidate]], prefer: Prefer) -> tuple[_Candidate, ...]:
     """The combination of the lowest rank; the first of equals."""
 
     def rank(combination: Sequence[_Candidate]) -> tuple[float, float]:
-        return network.total(combination).rank(prefer, paced=paced)
+        return network.total(combination).rank(prefer)
 
     if prod(map(len, candidates)) <= _EXHAUSTIVE:
         return min(itertools.product(*candidates), key=rank)

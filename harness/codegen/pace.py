@@ -59,6 +59,8 @@ class Pace:
     def cycles(self, form: str, cost: Cost) -> int:
         """What `cost.instructions` of a form become."""
         cycles = cost.instructions * self.rates.get(family(form), self.other)
+        # Constants and code pass the cache once in each inference: a network is larger than that.
+        cycles += cost.flash / self.line_bytes * self.line_cycles
         if "code" in form and cost.flash + cost.code > self.cache_bytes:
             cycles += cost.instructions * _CODE_BYTES / self.line_bytes * self.line_cycles
         return round(cycles)
