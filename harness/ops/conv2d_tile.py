@@ -90,7 +90,7 @@ class TileConv2d(Form["Conv2d"]):
         pair = tile.pair_instructions(view.run, runs, direct=direct)
         bits = tile.bits(layer)
         if view.name == "PATCHES":
-            fill = rows * columns * (3 * view.words + 20) + blocks * view.window_bytes
+            fill = float(rows * columns * (3 * view.words + 20) + blocks * view.window_bytes)
         else:
             fill = view.block_bytes // 4 * blocks * (9 if site.input.packed else 3.5)
         return Cost(
