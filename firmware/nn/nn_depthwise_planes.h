@@ -19,14 +19,15 @@
 /* What one pass computes: one channel's outputs, two rows at a time. Assembly knows this record's layout.
  *
  * x, output: of the last pair of columns in the first row. weights: (w0, w1), (w1, w2) of each row of the kernel.
- * biases: the bias, twice. row: from an output to the one below. first, end: x of the first pair of columns in the first
+ * bias: of the channel. row: from an output to the one below. first, end: x of the first pair of columns in the first
  * row, and in the row after the last. x_turn, output_turn: from the last but one x (output) of two rows to those of the
  * next two rows. */
 typedef struct {
     const nn_word *x;
     uint8_t *output;
     uint32_t weights[6];
-    int32_t biases[2];
+    int32_t bias;
+    int32_t unused; /* what follows is read by pairs of words */
     int32_t multiplier;
     uint32_t row;
     const nn_word *first;
@@ -57,19 +58,21 @@ typedef struct {
 } nn_depthwise_planes_layer;
 
 #if NN_DSP
-/* The products of a row of four elements with a row of the kernel, for two neighbouring outputs `a` and `b`: of the
- * elements in r0 and r3, then (stride 2) of the one after them, which is in r0 by then. */
-#define NN_PLANES_FRONT(u, v, a, b)                          \
+/* The products of a row of four elements with a row of the kernel, for two neighbouring outputs `a` and `b`, which begin
+ * at `ia` and `ib`: of the elements in r0 and r3, then (stride 2) of the one after them, which is in r0 by then. `ib` may
+ * be `a`. */
+#define NN_PLANES_FRONT_FROM(u, v, a, b, ia, ib)             \
     ".if %c[stride] == 1\n\t"                                \
-    "smlad " a ", r0, " u ", " a "\n\t"                      \
-    "smlatb " b ", r0, " u ", " b "\n\t"                     \
+    "smlatb " b ", r0, " u ", " ib "\n\t"                    \
+    "smlad " a ", r0, " u ", " ia "\n\t"                     \
     "smlabt " a ", r3, " v ", " a "\n\t"                     \
     "smlad " b ", r3, " v ", " b "\n\t"                      \
     ".else\n\t"                                              \
-    "smlad " a ", r0, " u ", " a "\n\t"                      \
+    "smlad " b ", r3, " u ", " ib "\n\t"                     \
+    "smlad " a ", r0, " u ", " ia "\n\t"                     \
     "smlabt " a ", r3, " v ", " a "\n\t"                     \
-    "smlad " b ", r3, " u ", " b "\n\t"                      \
     ".endif\n\t"
+#define NN_PLANES_FRONT(u, v, a, b) NN_PLANES_FRONT_FROM(u, v, a, b, a, b)
 #define NN_PLANES_BACK(v, b)                                 \
     ".if %c[stride] == 2\n\t"                                \
     "smlabt " b ", r0, " v ", " b "\n\t"                     \
@@ -86,6 +89,15 @@ typedef struct {
 #define NN_PLANES_LOWER(n, u, v)                             \
     NN_PLANES_LOAD(n) NN_PLANES_FRONT(u, v, "r12", "lr")     \
     NN_PLANES_LOAD_NEXT(n) NN_PLANES_BACK(v, "lr")
+/* The first row, and the first one that the lower outputs read, too: the bias is in r12. */
+#define NN_PLANES_FIRST(n, u, v)                             \
+    NN_PLANES_LOAD(n) NN_PLANES_FRONT_FROM(u, v, "r10", "r11", "r12", "r12") \
+    NN_PLANES_LOAD_NEXT(n) NN_PLANES_BACK(v, "r11")
+#define NN_PLANES_BOTH_FIRST(n, u, v, p, q)                  \
+    NN_PLANES_LOAD(n) NN_PLANES_FRONT(u, v, "r10", "r11")    \
+    NN_PLANES_FRONT_FROM(p, q, "r12", "lr", "r12", "r12")    \
+    NN_PLANES_LOAD_NEXT(n) NN_PLANES_BACK(v, "r11")          \
+    NN_PLANES_BACK(q, "lr")
 /* A row that both read. */
 #define NN_PLANES_BOTH(n, u, v, p, q)                        \
     NN_PLANES_LOAD(n) NN_PLANES_FRONT(u, v, "r10", "r11")    \
@@ -96,7 +108,7 @@ typedef struct {
 /* The sum for the output that begins at elements `x` of a plane. */
 NN_INLINE int32_t nn_planes_sum(const nn_planes_pass *pass, const int16_t *x, uint32_t pitch)
 {
-    uint32_t sum = (uint32_t)pass->biases[0];
+    uint32_t sum = (uint32_t)pass->bias;
     for (uint32_t ky = 0; ky < 3; ky++, x += pitch / 2u) {
         const uint32_t *const w = pass->weights + 2u * ky;
         sum += (uint32_t)(x[0] * (int16_t)w[0] + x[1] * (int16_t)(w[0] >> 16) + x[2] * (int16_t)(w[1] >> 16));
@@ -110,7 +122,7 @@ NN_INLINE void nn_planes_run(const nn_planes_pass *pass, nn_planes_kind kind)
 #if NN_DSP
     register const nn_planes_pass *parameters __asm__("r0") = pass;
     __asm__ volatile(
-        /* From biases on, the parameters are kept on the stack. */
+        /* From the bias on, the parameters are kept on the stack. */
         "ldr r1, [r0]\n\t"
         "ldr r2, [r0, #4]\n\t"
         "sub sp, #40\n\t"
@@ -123,16 +135,15 @@ NN_INLINE void nn_planes_run(const nn_planes_pass *pass, nn_planes_kind kind)
         "add r0, r0, #8\n\t"
         "ldm r0, {r4, r5, r6, r7, r8, r9}\n"
         "1:\n\t"
-        "ldrd r10, r11, [sp]\n\t"
-        "ldrd r12, lr, [sp]\n\t"
-        NN_PLANES_UPPER(0, "r4", "r5")
+        "ldr r12, [sp]\n\t"
+        NN_PLANES_FIRST(0, "r4", "r5")
         ".if %c[stride] == 1\n\t"
-        NN_PLANES_BOTH(1, "r6", "r7", "r4", "r5")
+        NN_PLANES_BOTH_FIRST(1, "r6", "r7", "r4", "r5")
         NN_PLANES_BOTH(2, "r8", "r9", "r6", "r7")
         NN_PLANES_LOWER(3, "r8", "r9")
         ".else\n\t"
         NN_PLANES_UPPER(1, "r6", "r7")
-        NN_PLANES_BOTH(2, "r8", "r9", "r4", "r5")
+        NN_PLANES_BOTH_FIRST(2, "r8", "r9", "r4", "r5")
         NN_PLANES_LOWER(3, "r6", "r7")
         NN_PLANES_LOWER(4, "r8", "r9")
         ".endif\n\t"
@@ -233,29 +244,56 @@ NN_INLINE void nn_planes_pack(uint32_t bytes, uint8_t *target, nn_element elemen
 NN_INLINE void nn_planes_split(uint32_t first, uint32_t second, nn_word *target, uint32_t plane)
 {
 #if NN_DSP
-    uint32_t a, b, c, d;
-    __asm__("uxtb16 %[a], %[first]\n\t"
-            "uxtb16 %[b], %[first], ror #8\n\t"
-            "uxtb16 %[c], %[second]\n\t"
-            "uxtb16 %[d], %[second], ror #8\n\t"
-            : [a] "=&r"(a), [b] "=&r"(b), [c] "=&r"(c), [d] "=r"(d)
-            : [first] "r"(first), [second] "r"(second));
-    uint32_t zeroth, third;
-    __asm__("pkhbt %[zeroth], %[a], %[c], lsl #16\n\t"
-            "pkhtb %[c], %[c], %[a], asr #16\n\t"
-            "pkhbt %[third], %[b], %[d], lsl #16\n\t"
-            "pkhtb %[d], %[d], %[b], asr #16"
-            : [zeroth] "=&r"(zeroth), [third] "=&r"(third), [c] "+r"(c), [d] "+r"(d)
-            : [a] "r"(a), [b] "r"(b));
-    target[0] = zeroth;
-    target[plane] = third;
-    target[2u * plane] = c;
-    target[3u * plane] = d;
+    uint32_t lower, third;
+    __asm__("pkhbt %[lower], %[first], %[second], lsl #16\n\t"
+            "pkhtb %[second], %[second], %[first], asr #16\n\t"
+            "uxtb16 %[first], %[lower]\n\t"
+            "uxtb16 %[lower], %[lower], ror #8\n\t"
+            "uxtb16 %[third], %[second]\n\t"
+            "uxtb16 %[second], %[second], ror #8"
+            : [first] "+r"(first), [second] "+r"(second), [lower] "=&r"(lower), [third] "=&r"(third));
+    target[0] = first;
+    target[plane] = lower;
+    target[2u * plane] = third;
+    target[3u * plane] = second;
 #else
     for (uint32_t channel = 0; channel < 4; channel++) {
         target[channel * plane] = (first >> (8u * channel) & 0xFFu) | (second >> (8u * channel) & 0xFFu) << 16;
     }
 #endif
+}
+
+/* The same for `words` words of neighbouring pixels from `source` on, `step` bytes apart. */
+NN_INLINE void nn_planes_split_row(const uint8_t *source, uint32_t step, uint32_t words, nn_element element,
+                                   nn_word *target, uint32_t plane)
+{
+#if NN_DSP
+    if (element == NN_U8) {
+        nn_word *upper = target + 2u * plane;
+        for (const nn_word *const end = target + words; target != end;) {
+            __asm__("ldr r2, [%[source]]\n\t"
+                    "ldr r3, [%[source], %[step]]\n\t"
+                    "add %[source], %[source], %[step], lsl #1\n\t"
+                    "pkhbt r4, r2, r3, lsl #16\n\t"
+                    "pkhtb r5, r3, r2, asr #16\n\t"
+                    "uxtb16 r2, r4\n\t"
+                    "uxtb16 r4, r4, ror #8\n\t"
+                    "uxtb16 r3, r5\n\t"
+                    "uxtb16 r5, r5, ror #8\n\t"
+                    "str r4, [%[target], %[plane]]\n\t"
+                    "str r2, [%[target]], #4\n\t"
+                    "str r5, [%[upper], %[plane]]\n\t"
+                    "str r3, [%[upper]], #4"
+                    : [source] "+r"(source), [target] "+r"(target), [upper] "+r"(upper)
+                    : [step] "r"(step), [plane] "r"(4u * plane)
+                    : "r2", "r3", "r4", "r5", "memory");
+        }
+        return;
+    }
+#endif
+    for (uint32_t word = 0; word < words; word++, source += 2u * step) {
+        nn_planes_split(nn_get_four(source, element), nn_get_four(source + step, element), target + word, plane);
+    }
 }
 
 /* Rows from `y` on of four channels into planes of `height` rows. */
@@ -267,7 +305,7 @@ NN_INLINE void nn_depthwise_planes_fill(const nn_depthwise_planes_layer *layer, 
     const uint32_t padding = (uint32_t)layer->input_zero_point * 0x01010101u;
     /* Words with two pixels of the image: from `begin` to `end`. */
     const uint32_t left = s->padding[1], begin = (left + 1u) / 2u, reach = (s->width + left) / 2u;
-    const uint32_t end = reach < words ? reach : words;
+    const uint32_t most = reach < words ? reach : words, end = most < begin ? begin : most;
     for (uint32_t i = 0; i < height; i++, y++, planes += words) {
         if (y < 0 || y >= (int32_t)s->height) {
             for (uint32_t word = 0; word < words; word++) {
@@ -276,11 +314,9 @@ NN_INLINE void nn_depthwise_planes_fill(const nn_depthwise_planes_layer *layer, 
             continue;
         }
         const uint8_t *const row = input + (uint32_t)y * nn_row_bytes(s->width * s->channels, s->input);
-        for (uint32_t word = begin; word < end; word++) {
-            nn_planes_split(nn_planes_pixel(row, 2u * word - left, s->channels, channel, s->input),
-                            nn_planes_pixel(row, 2u * word + 1u - left, s->channels, channel, s->input), planes + word,
-                            plane);
-        }
+        nn_planes_split_row(row + (2u * begin - left) * s->channels * nn_element_bits(s->input) / 8u +
+                                channel * nn_element_bits(s->input) / 8u,
+                            s->channels * nn_element_bits(s->input) / 8u, end - begin, s->input, planes + begin, plane);
         for (uint32_t word = begin ? 0u : end; word < words; word = word + 1u == begin ? end : word + 1u) {
             uint32_t pixels[2] = {padding, padding};
             for (uint32_t half = 0; half < 2; half++) {
@@ -334,7 +370,8 @@ NN_INLINE void nn_depthwise_planes(const nn_depthwise_planes_layer *layer, const
                     pass.weights[2u * ky] = (w0 & 0xFFFFu) | w1 << 16;
                     pass.weights[2u * ky + 1u] = (w1 & 0xFFFFu) | w2 << 16;
                 }
-                pass.biases[0] = pass.biases[1] = layer->constants[2u * channel];
+                pass.bias = layer->constants[2u * channel];
+                pass.unused = 0;
                 pass.multiplier = layer->constants[2u * channel + 1u];
                 pass.first_turn = 8u * s->stride[0] * words;
                 pass.x_turn = pass.first_turn + 4u * s->stride[1] * pairs;

@@ -60,13 +60,13 @@ class PlanesDepthwise(Form["DepthwiseConv2d"]):
         blocks = -(-rows // block.rows)
         quads = -(-rows // 2) * -(-columns // 2)
         # Per word of the planes of four channels; rows of padding take as long.
-        filled = blocks * block.height * (16 * block.words + 40) * channels // 4
+        filled = blocks * block.height * (14 * block.words + 40) * channels // 4
         packing = 0 if site.output is Storage.U8 else 3 * rows * columns * channels
         setup = 90 if layer.weight_bits == 8 else 130
         return Cost(
             flash=packed.weights_bytes(9, channels, layer.weight_bits) + 8 * channels,
             scratch=self._scratch(layer, site),
-            instructions=channels * (quads * (49 if layer.stride == (1, 1) else 55) + 4 * rows + blocks * setup)
+            instructions=channels * (quads * (48 if layer.stride == (1, 1) else 54) + 4 * rows + blocks * setup)
             + filled
             + packing,
             code=750,
