@@ -25,8 +25,9 @@ _RESULTS = re.compile(rf"m-results-\[\s*({_NUMBER}(?:\s*,\s*{_NUMBER})*)\s*,?\s*
 
 # An answer to `name`, to its end.
 _NAMED = re.compile(rb"m-name-dut-\[[^\]]*\]\r?\n(?:[^\n]*\n)??m-ready\r?\n")
-_SYNC_S = 5.0
-_ASK_AGAIN_S = 1.0
+_SYNC_S = 10.0
+_ASK_AGAIN_S = 2.0
+_GREETING_S = 1.0
 _QUIET_S = 0.1
 
 
@@ -67,7 +68,8 @@ class ForeignClient(BoardClient):
         self._in_step = False
         self._lines.clear()
         self._received.clear()
-        heard, asked, next_question = b"", 0, 0.0
+        # Asked while it boots, firmware was seen to swallow a question, or the one behind it.
+        heard, asked, next_question = self._greeting(), 0, 0.0
         while True:
             answered = len(_NAMED.findall(heard))
             now = time.monotonic()
@@ -89,6 +91,13 @@ class ForeignClient(BoardClient):
             if time.monotonic() >= deadline + timeout:
                 raise LineError("the board does not stop sending")
         self._in_step = True
+
+    def _greeting(self) -> bytes:
+        """What the firmware says by itself as it boots; the benchmark's own firmware ends it in m-ready."""
+        heard, deadline = b"", time.monotonic() + _GREETING_S
+        while b"m-ready" not in heard and time.monotonic() < deadline:
+            heard += self._receive(deadline)
+        return heard
 
     def who(self, *, timeout: float) -> ForeignProfile:
         """What `name%` and `profile%` answer."""

@@ -156,8 +156,7 @@ class Usart(Peripheral):
             self.drive()
         elif offset == self.RQR:
             if value & self.RXFRQ:
-                self._line.clear()
-                self.drive()
+                self._take()
         elif offset != self.ISR:
             self._words[offset] = self._words.get(offset, 0) & ~mask | value & mask
             self._set_up()
