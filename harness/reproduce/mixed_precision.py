@@ -61,7 +61,7 @@ class Experiment:
 EXPERIMENTS = (
     Experiment("lenet5", Limits(18_500, 1_500), 300),
     Experiment("resnet8", Limits(34_000, 27_000), 200),
-    Experiment("mobilenet-v1-0.25-32", Limits(130_000, 4_600), 200),
+    Experiment("mobilenet-v1-0.25-32", Limits(130_000, 4_600), 80),
 )
 SEEDS = (0, 1, 2)
 
