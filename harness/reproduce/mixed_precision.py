@@ -307,8 +307,8 @@ def describe(
         "chosen on; test accuracy is of images that no choice saw, by the searches' own float32 evaluation.",
         "rl's first episode asks for the memory-driven rule's policy; its evaluations and all others count, repeated "
         "policies included. Images are what was inferred in all, for sensitivities as well.",
-        "Seconds are the wall clock of one thread, beside whatever else the machine did; a search that is repeated tells "
-        "those of its first time.",
+        "Seconds are the wall clock of one thread, beside whatever else the machine did; a search that is repeated "
+        "tells those of its first time.",
         "All accuracies are after post-training quantisation, without any training. HAQ trains one epoch per episode.",
         *(f"Left out: {reason}." for reason in left_out),
     ]
