@@ -51,6 +51,12 @@ NETWORKS: dict[str, Graph] = {
     "other ways to end": convolutions(
         (6, 6, 4), [(6, (3, 3), (1, 1), (1, 1), 200), (8, (1, 1), (1, 1), (0, 0), 0)], bits=4, last=True
     ),
+    "weights of 4 bits": convolutions(
+        (5, 6, 4), [(8, (3, 3), (1, 1), (1, 1), 0), (5, (1, 1), (1, 1), (0, 0), 3)], weight_bits=4
+    ),
+    "weights of 2 bits": convolutions(
+        (5, 6, 3), [(8, (3, 3), (1, 1), (1, 1), 0), (5, (1, 1), (1, 1), (0, 0), 3)], weight_bits=2
+    ),
     "no rounding in 16 bits": convolutions((5, 5, 8), [(8, (3, 3), (1, 1), (1, 1), 0)], gain=60.0),
 }
 

@@ -23,6 +23,8 @@ NETWORKS: dict[str, Graph] = {
     ),
     "chunks of tiles": convolutions((12, 18, 8), [(4, SQUARE, ONE, ONE, 0)]),
     "to accumulators": convolutions((5, 5, 12), [(4, SQUARE, ONE, ONE, 0), (8, SQUARE, ONE, ONE, 0)], last=True),
+    "4 bits": convolutions((5, 4, 8), [(8, SQUARE, ONE, ONE, 0), (4, SQUARE, ONE, ONE, 9)], weight_bits=4),
+    "2 bits": convolutions((5, 4, 8), [(8, SQUARE, ONE, ONE, 0), (4, SQUARE, ONE, ONE, 9)], weight_bits=2),
     "one tile": convolutions((3, 3, 4), [(4, SQUARE, ONE, (0, 0), 255)]),
 }
 

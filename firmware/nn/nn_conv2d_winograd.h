@@ -29,12 +29,14 @@ typedef struct {
     const uint32_t *zeros;
 } nn_winograd_pass;
 
-/* weights: of each four filters, four channels and one of the filters, nine words, tap by tap. chunk: rows of tiles at a
+/* weights: of each four filters, four channels and one of the filters, nine words of four bytes, tap by tap; of 4 and 2
+ * bits, with the offset 2^(bits - 1), two and four of these words in one, the first in the lowest bits of each byte. chunk: rows of tiles at a
  * time. pass: nn_winograd_run for as many channels. zeros: eight. */
 typedef struct {
     nn_conv2d_shape shape;
     int32_t input_zero_point;
     const uint32_t *weights;
+    uint32_t weight_bits;
     const int32_t *bias;
     nn_requantization requantize;
     uint32_t chunk;
@@ -219,11 +221,41 @@ NN_INLINE void nn_winograd_input(const nn_conv2d_winograd_layer *layer, const ui
     }
 }
 
-/* The weights of four filters to `target`. */
-NN_INLINE void nn_winograd_weights(uint32_t channels, const uint32_t *weights, nn_word *target)
+/* Four bytes with the offset 2^(bits - 1) as bytes with a sign. */
+NN_INLINE uint32_t nn_winograd_centre(uint32_t bytes, uint32_t bits)
 {
-    const uint32_t product = 2u * channels;
+    const uint32_t offsets = (1u << (bits - 1u)) * 0x01010101u;
+#if NN_DSP
+    return (uint32_t)__ssub8((int8x4_t)bytes, (int8x4_t)offsets);
+#else
+    return (bytes + 0x80808080u - offsets) ^ 0x80808080u;
+#endif
+}
+
+/* The weights of four filters, of `bits` bits, to `target`. */
+NN_INLINE void nn_winograd_weights(uint32_t channels, uint32_t bits, const uint32_t *packed, nn_word *target)
+{
+    const uint32_t product = 2u * channels, per_word = 8u / bits;
+    uint32_t mask = ((1u << bits) - 1u) * 0x01010101u;
+#if NN_DSP
+    /* In a register, AND shifts its other operand by itself; as a constant it would take another instruction. */
+    __asm__("" : "+r"(mask));
+#endif
     for (uint32_t four = 0; four < channels / 4u; four++, target += 8) {
+        uint32_t taps[36];
+        const uint32_t *weights = packed;
+        if (bits < 8u) {
+            uint32_t *tap = taps;
+            for (const uint32_t *word = packed; word != packed + 36u / per_word; word++) {
+                const uint32_t fields = *word;
+                NN_UNROLL
+                for (uint32_t i = 0; i < per_word; i++) {
+                    *tap++ = nn_winograd_centre(fields >> (i * bits) & mask, bits);
+                }
+            }
+            weights = taps;
+        }
+        packed += 36u / per_word;
         for (uint32_t filter = 0; filter < 4u; filter++, weights += 9) {
             NN_UNROLL
             for (uint32_t half = 0; half < 2u; half++) {
@@ -311,7 +343,8 @@ NN_INLINE void nn_conv2d_winograd(const nn_conv2d_winograd_layer *layer, const v
             .zeros = layer->zeros,
         };
         for (uint32_t filter = 0; filter < s->filters; filter += 4u) {
-            nn_winograd_weights(s->channels, layer->weights + filter / 4u * 9u * s->channels, weights);
+            nn_winograd_weights(s->channels, layer->weight_bits,
+                                layer->weights + filter / 4u * 9u * s->channels * layer->weight_bits / 8u, weights);
             layer->pass(&pass);
             for (uint32_t tile = 0; tile < tiles; tile++) {
                 for (uint32_t i = 0; i < 4u; i++) {

@@ -20,10 +20,21 @@ from harness.ops.lowering import (
 )
 
 if TYPE_CHECKING:
+    from harness.ops.base import Array
     from harness.ops.conv2d import Conv2d
 
 # Tiles that transformed weights serve at least, where the image has them.
 _TILES = 16
+
+
+def pack_taps(weight: Array, bits: int) -> Array:
+    """(O, 3, 3, I) int8 -> uint32: of four channels a word, (four filters, four channels, filter, tap), or a part."""
+    filters, _, _, channels = weight.shape
+    fours = weight.reshape(filters // 4, 4, 9, channels // 4, 4).transpose(0, 3, 1, 2, 4)
+    offset = 0 if bits == 8 else 2 ** (bits - 1)
+    words = np.ascontiguousarray(fours + np.int8(offset), np.int8).view("<u4").reshape(-1, 8 // bits)
+    packed: Array = np.bitwise_or.reduce(words << (bits * np.arange(8 // bits, dtype=np.uint32)), axis=1)
+    return packed
 
 
 class WinogradConv2d(Form["Conv2d"]):
@@ -31,6 +42,7 @@ class WinogradConv2d(Form["Conv2d"]):
 
     name = "winograd"
     storages = frozenset({Storage.U8, Storage.U8_IN_16, Storage.U4, Storage.U2, Storage.I32})
+    weight_bits = frozenset({8, 4, 2})
     asymmetric = True
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
@@ -50,9 +62,9 @@ class WinogradConv2d(Form["Conv2d"]):
         words = channels // 2
         one_pass = 16 * (pairs * (11 * words + 3 * words // _unroll(words) + 9) + 9) + 30
         return Cost(
-            flash=9 * filters * channels + 8 * filters + 32,
+            flash=9 * filters * channels * layer.weight_bits // 8 + 8 * filters + 32,
             scratch=self._scratch(layer, site),
-            instructions=chunks * filters // 4 * (one_pass + channels * 213 + 60)
+            instructions=chunks * filters // 4 * (one_pass + channels * (213 if layer.weight_bits == 8 else 255) + 60)
             + tiles * (250 + channels // 4 * 190)
             + tiles * filters * 84,
             code=2300,
@@ -66,9 +78,6 @@ class WinogradConv2d(Form["Conv2d"]):
         from harness.ops.conv2d import conv_shape
 
         one_pass, definition = self._pass(layer)
-        filters, _, _, channels = layer.weight.shape
-        # (four filters, four channels, filter, tap) words.
-        fours = layer.weight.reshape(filters // 4, 4, 9, channels // 4, 4).transpose(0, 3, 1, 2, 4)
         return Lowering(
             form=self.name,
             header="nn_conv2d_winograd.h",
@@ -78,6 +87,7 @@ class WinogradConv2d(Form["Conv2d"]):
                 "shape": conv_shape(layer, site),
                 "input_zero_point": layer.input_zero_point,
                 "weights": Reference("weights"),
+                "weight_bits": layer.weight_bits,
                 "bias": Reference("bias"),
                 "requantize": requantization_fields(layer.requantize),
                 "chunk": self._tiles(layer, site)[2],
@@ -85,7 +95,7 @@ class WinogradConv2d(Form["Conv2d"]):
                 "pass": one_pass,
             },
             constants=(
-                Constant("weights", "uint32_t", np.ascontiguousarray(fours, np.int8).view("<u4").ravel()),
+                Constant("weights", "uint32_t", pack_taps(layer.weight, layer.weight_bits)),
                 Constant("bias", "int32_t", layer.bias.astype(np.int32)),
                 Constant("zeros", "uint32_t", np.zeros(8, np.uint32)),
                 *requantization_constants(layer.requantize),
