@@ -50,10 +50,9 @@ def test_a_raw_image_measures_the_same_and_an_input_of_ones_own_is_used(tmp_path
     assert result.image.format == "bin" and result.image.ram is None
     assert len(set(result.results)) > 1
     again = run(binary(), input=own, inferences=3)
-    (instructions, cycles), (first_instructions, first_cycles) = again.counted, result.counted
-    assert instructions == first_instructions
-    # SysTick comes at another moment of each run: the caches and the predictor are not the same to a cycle.
-    assert cycles.per_inference == pytest.approx(first_cycles.per_inference, rel=0.01)
+    # SysTick comes at another moment of each run, and once in a while in the middle of these short inferences.
+    for one, other in zip(again.counted, result.counted, strict=True):
+        assert one.per_inference == pytest.approx(other.per_inference, rel=0.03)
 
 
 def test_sizes_that_nobody_tells_are_asked_for(tmp_path: Path) -> None:
