@@ -13,9 +13,12 @@ FIGURES: dict[str, Any] = json.loads((ROOT / "benchmarks" / "figures.json").read
 
 def test_the_table_shows_what_was_measured() -> None:
     for run in FIGURES["runs"]:
-        names = ("instructions", "network", "weights", "kernels", "activations", "platform")
-        cells = " | ".join(f"{run[name]:,}" for name in names)
+        names = ("network", "weights", "kernels", "activations", "platform")
+        cycles = "-" if run["cycles"] is None else f"{run['cycles']:,}"
+        cells = " | ".join([f"{run['instructions']:,}", cycles, *(f"{run[name]:,}" for name in names)])
         assert f"| {run['variant']} | {run['board']} | {cells} |" in README
+    for run in FIGURES["networks"]:
+        assert f"| {run['model']} | {run['board']} | {run['instructions']:,} | " in README
 
 
 def test_accuracies_are_the_measured_ones() -> None:
