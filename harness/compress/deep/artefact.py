@@ -54,8 +54,9 @@ def make(
     table: Path,
     cache: Path,
     threads: int,
+    epochs_scale: float = 1.0,
 ) -> tuple[SeedRow, ...]:
-    """Compresses `model` once per seed; writes the table of all of them and the network of the median seed.
+    """Compresses `model` once per seed, epochs_scale times as long as usual; writes the table of all of them and the network of the median seed.
 
     Both files are written anew after every seed. The median is taken by test loss, the worse one of an even number, so
     that the shipped network is neither the luckiest nor the unluckiest.
@@ -80,6 +81,7 @@ def make(
             cache_dir=cache,
             progress=progress,
             threads=threads,
+            epochs_scale=epochs_scale,
         )
         made.append((_row(seed, report, dataset, float_test), report.graph))
         ranked = sorted(made, key=lambda pair: (pair[0].test_loss, pair[0].seed))
@@ -97,6 +99,7 @@ def make(
             "made_by": "python -m harness.compress.deep.artefact " + model,
             "accuracy_budget": accuracy_budget,
             "threads": threads,
+            "epochs_scale": epochs_scale,
             "weights_sha256": weights_sha256,
             "dataset": dataset.name,
             "dataset_sha256": dataset.sha256,
@@ -140,6 +143,7 @@ def main() -> int:
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=None)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--epochs-scale", type=float, default=1.0, help="lengthens all training")
     arguments = parser.parse_args()
     try:
         rows = make(
@@ -150,6 +154,7 @@ def main() -> int:
             table=arguments.table,
             cache=arguments.cache or cache_dir(),
             threads=arguments.threads,
+            epochs_scale=arguments.epochs_scale,
         )
     except HarnessError as error:
         print(f"error: {error.message}" + (f" ({error.hint})" if error.hint else ""), file=sys.stderr)
