@@ -56,7 +56,9 @@ def make(
     threads: int,
     epochs_scale: float = 1.0,
 ) -> tuple[SeedRow, ...]:
-    """Compresses `model` once per seed, epochs_scale times as long as usual; writes the table of all of them and the network of the median seed.
+    """Compresses `model` once per seed; writes the table of all of them and the network of the median seed.
+
+    epochs_scale: lengthens all training.
 
     Both files are written anew after every seed. The median is taken by test loss, the worse one of an even number, so
     that the shipped network is neither the luckiest nor the unluckiest.
