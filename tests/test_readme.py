@@ -14,7 +14,7 @@ FIGURES: dict[str, Any] = json.loads((ROOT / "benchmarks" / "figures.json").read
 def test_the_table_shows_what_was_measured() -> None:
     for run in FIGURES["runs"]:
         names = ("network", "weights", "kernels", "activations", "platform")
-        cycles = "-" if run["cycles"] is None else f"{run['cycles']:,}"
+        cycles = "-" if run["error_band"] is None else f"{run['cycles']:,} ±{run['error_band']:.0%}"
         cells = " | ".join([f"{run['instructions']:,}", cycles, *(f"{run[name]:,}" for name in names)])
         assert f"| {run['variant']} | {run['board']} | {cells} |" in README
     for run in FIGURES["networks"]:
@@ -37,7 +37,7 @@ def test_the_figures_are_those_that_the_gate_guards() -> None:
 
 def test_targets_are_kept() -> None:
     for run in FIGURES["runs"]:
-        limits = {"int8": (700_000, 75_000), "fp32": (1_500_000, 257_000), "deep": (240_000, 9_190)}
+        limits = {"int8": (700_000, 75_000), "fp32": (1_500_000, 257_000), "deep": (191_600, 8_900)}
         instructions, network = limits[run["variant"]]
         assert run["instructions"] <= instructions and run["network"] <= network
         assert run["platform"] <= 6_000
