@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from harness.compress.deep.qat import deterministic
 from harness.data import digits
+from harness.data.base import Dataset
 from harness.graph.graph import Graph
 from harness.graph.trace import trace
 from harness.search.tensors import Activation, Step, Table, Weights
@@ -65,6 +67,11 @@ class Small(nn.Module):
 def small() -> Graph:
     """A float network that knows scikit-learn's digits, more or less."""
     dataset = digits.load()
+    with deterministic(1):
+        return trace(_trained(dataset), (32, 32, 1), "small")
+
+
+def _trained(dataset: Dataset) -> Small:
     torch.manual_seed(0)
     module = Small()
     optimizer = torch.optim.Adam(module.parameters(), 1e-2)
@@ -75,4 +82,4 @@ def small() -> Graph:
             optimizer.zero_grad()
             F.cross_entropy(module(x[batch]), y[batch]).backward()
             optimizer.step()
-    return trace(module, (32, 32, 1), "small")
+    return module

@@ -143,13 +143,17 @@ class Student(nn.Module):
         """x: (N, C, H, W), the network's real input. Returns logits (N, classes)."""
         source = self.integers.input_tensor
         values = {self.graph.input: _quantized(x, _scale(source.scale), source.zero_point, source.bits)}
+        scales = {self.graph.input: torch.tensor(_scale(source.scale))}
         for layer in self.graph.layers:
+            first = layer.inputs[0]
             weight = self._weight(layer) if isinstance(layer, Weighted) else None
-            bias = self.bias[layer.name] if isinstance(layer, Weighted) else None
+            bias = self._bias(layer, scales[first]) if isinstance(layer, Weighted) else None
             y = layers.apply(layer, [values[name] for name in layer.inputs], weight, bias)
+            scales[layer.output] = scales[first]
             if layer.name in self.activation_scale:
                 target = self.integers.tensors[layer.output]
-                y = _quantized(y, self.activation_scale[layer.name].exp(), target.zero_point, target.bits)
+                scales[layer.output] = self.activation_scale[layer.name].exp()
+                y = _quantized(y, scales[layer.output], target.zero_point, target.bits)
             values[layer.output] = y
         return values[self.graph.layers[-1].output].flatten(1)
 
@@ -160,6 +164,13 @@ class Student(nn.Module):
         # A weight's gradient passes beyond the outermost level too: what was ever clipped would be frozen otherwise.
         rounded = _rounded(latent.detach() / scale, low, high) * scale
         kept: Tensor = rounded + latent - latent.detach()
+        return kept
+
+    def _bias(self, layer: Weighted, input_scale: Tensor) -> Tensor:
+        """In whole steps of the accumulators, which are coarse where weights and activations have few bits."""
+        latent = self.bias[layer.name]
+        step = (self._scales(layer).reshape(-1) * input_scale).detach()
+        kept: Tensor = (latent.detach() / step).round() * step + latent - latent.detach()
         return kept
 
     def _scales(self, layer: Weighted) -> Tensor:
