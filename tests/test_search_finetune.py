@@ -67,7 +67,7 @@ def test_fine_tuning_wins_back_what_few_bits_take(
             assert layer.weight_bits == 2 and layer.weight.min() >= -2 and layer.weight.max() <= 1
     # What training saw is what the exact integers do.
     exact = evaluate.exact_score(result.graph, dataset, len(dataset.validation))
-    assert abs(exact - best.validation_accuracy) <= 0.04
+    assert exact == best.validation_accuracy
     monkeypatch.setattr(module, "_Training", None)
     kept = finetune(network, dataset, narrow, epochs=4, cache_dir=tmp_path)
     assert kept.graph.sha256() == result.graph.sha256() and kept.history == result.history

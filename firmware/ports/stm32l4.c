@@ -184,25 +184,4 @@ void port_clock(struct port_clock *clock)
     clock->count = sizeof registers / sizeof registers[0];
 }
 
-uint8_t port_read(void)
-{
-    while (!usart_received(UART)) {
-        port_ticks(); /* the counter wraps every 35.8 s at 120 MHz */
-    }
-    return usart_read(UART);
-}
-
-void port_write(uint8_t byte)
-{
-    usart_write(UART, byte);
-}
-
-uint64_t port_ticks(void)
-{
-    return cycle_counter_ticks();
-}
-
-uint32_t port_tick_hz(void)
-{
-    return PORT_CORE_HZ;
-}
+#include "stm32_usart_port.h"

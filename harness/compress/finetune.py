@@ -154,6 +154,9 @@ class Student(nn.Module):
                 target = self.integers.tensors[layer.output]
                 scales[layer.output] = self.activation_scale[layer.name].exp()
                 y = _quantized(y, scales[layer.output], target.zero_point, target.bits)
+            elif isinstance(layer, Weighted):
+                # The last layer's accumulators: equal ones stay equal, so that the first of them wins here as well.
+                y = _whole(y, self._scales(layer).reshape(-1)[0] * scales[first])
             values[layer.output] = y
         return values[self.graph.layers[-1].output].flatten(1)
 
@@ -168,10 +171,7 @@ class Student(nn.Module):
 
     def _bias(self, layer: Weighted, input_scale: Tensor) -> Tensor:
         """In whole steps of the accumulators, which are coarse where weights and activations have few bits."""
-        latent = self.bias[layer.name]
-        step = (self._scales(layer).reshape(-1) * input_scale).detach()
-        kept: Tensor = (latent.detach() / step).round() * step + latent - latent.detach()
-        return kept
+        return _whole(self.bias[layer.name], self._scales(layer).reshape(-1) * input_scale)
 
     def _scales(self, layer: Weighted) -> Tensor:
         """(O, 1, ...) or (1, 1, ...), to be multiplied with weights."""
@@ -235,6 +235,13 @@ class Student(nn.Module):
         if largest >= INT32_LIMIT:
             raise InputError(f"layer {layer.name}: its accumulators may reach {largest}, which 32 bits cannot hold")
         return dataclasses.replace(quantized, weight=integers, bias=bias.astype(np.int32))
+
+
+def _whole(x: Tensor, step: Tensor) -> Tensor:
+    """`x` in whole steps; its gradient passes as if it were not."""
+    step = step.detach()
+    whole: Tensor = x + ((x / step).round() * step - x).detach()
+    return whole
 
 
 def accumulator_scales(integers: Graph, layer: Weighted) -> np.ndarray:
