@@ -137,3 +137,23 @@ def relu_label(relu: bool, clip: float | None) -> str:
     if not relu:
         return ""
     return "+relu" if clip is None else f"+relu{clip:g}"
+
+
+class Weighted(Operator):
+    """What convolutions and linear layers share: they multiply with stored weights. Fields are the subclasses' own."""
+
+    weight: Array
+    bias: Array
+    requantize: Requantization | None
+
+    @property
+    def integer(self) -> bool:
+        """Whether weights are integers."""
+        return bool(np.issubdtype(self.weight.dtype, np.integer))
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        stored = {"weight": self.weight, "bias": self.bias}
+        if self.requantize is not None:
+            stored |= {"multiplier": self.requantize.multiplier, "shift": self.requantize.shift}
+        return stored

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.errors import InputError
-from harness.ops.base import Array, Operator, Requantization, Shape, exact_float, finished, padding_edges, relu_label
+from harness.ops.base import Array, Requantization, Shape, Weighted, exact_float, finished, padding_edges, relu_label
 from harness.ops.conv2d_f32_groups import GroupsConv2dF32
 from harness.ops.conv2d_gray import GrayConv2d
 from harness.ops.conv2d_narrow import NarrowConv2d
@@ -35,7 +35,7 @@ _COLUMN_ELEMENTS = 2**23
 
 
 @dataclass(frozen=True, eq=False)
-class Conv2d(Operator):
+class Conv2d(Weighted):
     """Convolution on (H, W, C), dilation 1, one group.
 
     weight: (O, KH, KW, I) float32 or int8. bias: (O,) float32, or int32 with -input_zero_point * sum(w) folded in.
@@ -68,11 +68,6 @@ class Conv2d(Operator):
         return padding_edges(self.padding, self.padding_after)
 
     @property
-    def integer(self) -> bool:
-        """Whether weights are integers."""
-        return bool(np.issubdtype(self.weight.dtype, np.integer))
-
-    @property
     def forms(self) -> tuple[Form[Any], ...]:
         if self.integer:
             return (
@@ -85,13 +80,6 @@ class Conv2d(Operator):
                 PackedConv2d(),
             )
         return GroupsConv2dF32(), PlainConv2dF32()
-
-    @property
-    def parameters(self) -> dict[str, Array]:
-        stored = {"weight": self.weight, "bias": self.bias}
-        if self.requantize is not None:
-            stored |= {"multiplier": self.requantize.multiplier, "shift": self.requantize.shift}
-        return stored
 
     @property
     def label(self) -> str:

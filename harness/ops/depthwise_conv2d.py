@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.errors import InputError
-from harness.ops.base import Array, Operator, Requantization, Shape, finished, padding_edges, relu_label
+from harness.ops.base import Array, Requantization, Shape, Weighted, finished, padding_edges, relu_label
 from harness.ops.depthwise_planes import PlanesDepthwise
 from harness.ops.depthwise_words import WordsDepthwise
 from harness.ops.lowering import (
@@ -38,7 +38,7 @@ from harness.ops.packed import (
 
 
 @dataclass(frozen=True, eq=False)
-class DepthwiseConv2d(Operator):
+class DepthwiseConv2d(Weighted):
     """Depthwise convolution on (H, W, C): as many groups as channels, one filter each, dilation 1.
 
     weight: (C, KH, KW) float32 or int8. bias: (C,) float32, or int32 with -input_zero_point * sum(w) folded in.
@@ -64,20 +64,8 @@ class DepthwiseConv2d(Operator):
         return padding_edges(self.padding, self.padding_after)
 
     @property
-    def integer(self) -> bool:
-        """Whether weights are integers."""
-        return bool(np.issubdtype(self.weight.dtype, np.integer))
-
-    @property
     def forms(self) -> tuple[Form[Any], ...]:
         return (PlanesDepthwise(), WordsDepthwise(), PlainDepthwise()) if self.integer else (PlainDepthwiseF32(),)
-
-    @property
-    def parameters(self) -> dict[str, Array]:
-        stored = {"weight": self.weight, "bias": self.bias}
-        if self.requantize is not None:
-            stored |= {"multiplier": self.requantize.multiplier, "shift": self.requantize.shift}
-        return stored
 
     @property
     def label(self) -> str:

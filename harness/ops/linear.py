@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.errors import InputError
-from harness.ops.base import Array, Operator, Requantization, Shape, exact_float, finished, relu_label
+from harness.ops.base import Array, Requantization, Shape, Weighted, exact_float, finished, relu_label
 from harness.ops.linear_f32_rows import RowsLinearF32
 from harness.ops.linear_fields import FieldsLinear
 from harness.ops.linear_narrow import NarrowLinear
@@ -29,7 +29,7 @@ from harness.ops.lowering import (
 
 
 @dataclass(frozen=True, eq=False)
-class Linear(Operator):
+class Linear(Weighted):
     """y = weight @ x + bias; an (H, W, C) input is taken flattened in that order.
 
     weight: (O, I) float32 or int8, columns in the order of the flattened NHWC input. bias: (O,) float32, or int32 with
@@ -48,22 +48,10 @@ class Linear(Operator):
     weight_bits: int = 8
 
     @property
-    def integer(self) -> bool:
-        """Whether weights are integers."""
-        return bool(np.issubdtype(self.weight.dtype, np.integer))
-
-    @property
     def forms(self) -> tuple[Form[Any], ...]:
         if self.integer:
             return QuadsLinear(), FieldsLinear(), NarrowLinear(), PlainLinear(), PackedLinear()
         return RowsLinearF32(), PlainLinearF32()
-
-    @property
-    def parameters(self) -> dict[str, Array]:
-        stored = {"weight": self.weight, "bias": self.bias}
-        if self.requantize is not None:
-            stored |= {"multiplier": self.requantize.multiplier, "shift": self.requantize.shift}
-        return stored
 
     @property
     def label(self) -> str:
