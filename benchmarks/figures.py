@@ -19,12 +19,16 @@ from typing import Any
 
 HARNESS = str(Path(sys.executable).with_name("harness"))
 BOARDS = ("nucleo-f746", "mps2-an386", "mps2-an500")
-# MLPerf Tiny's image classification and keyword spotting, and MobileNetV1: model, board, samples.
+# The four networks of MLPerf Tiny, and MobileNetV1 for ImageNet: model, board, samples.
 NETWORKS = (
     ("resnet8", "nucleo-f746", 3),
     ("resnet8", "nucleo-l4r5", 3),
     ("ds-cnn", "nucleo-f746", 3),
     ("ds-cnn", "nucleo-l4r5", 3),
+    ("mobilenet-v1-0.25-vww", "nucleo-f746", 2),
+    ("mobilenet-v1-0.25-vww", "nucleo-l4r5", 2),
+    ("autoencoder", "nucleo-f746", 3),
+    ("autoencoder", "nucleo-l4r5", 3),
     ("mobilenet-v1-0.25-96", "nucleo-f746", 2),
 )
 HERE = Path(__file__).resolve().parent

@@ -72,6 +72,7 @@ def test_entry_tells_the_truth_about_its_network(name: str) -> None:
         # MLPerf Tiny's reference models: kernels of their layers.
         ("resnet8", 77_360),
         ("ds-cnn", 22_016),
+        ("autoencoder", 264_192),
     ],
 )
 def test_published_networks_have_their_published_sizes(name: str, weights: int) -> None:

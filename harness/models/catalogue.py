@@ -9,7 +9,7 @@ import json
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,6 +109,18 @@ _IMAGENET = (
     ),
 )
 
+# Small photographs with batch normalisation: crops by whole pixels and mirror images, as is usual for CIFAR-10.
+_PHOTOGRAPHS = Recipe(
+    epochs=30,
+    learning_rate=4e-3,
+    batch_size=128,
+    weight_decay=0.01,
+    shift=4,
+    flip=True,
+    whole_pixels=True,
+    channels_last=True,
+)
+
 _ENTRIES = {
     entry.name: entry
     for entry in (
@@ -121,16 +133,7 @@ _ENTRIES = {
             classes=10,
             dataset="cifar10-jpeg",
             weights="mobilenet-v1-0.25-32.safetensors",
-            recipe=Recipe(
-                epochs=30,
-                learning_rate=4e-3,
-                batch_size=128,
-                weight_decay=0.01,
-                shift=4,
-                flip=True,
-                whole_pixels=True,
-                channels_last=True,
-            ),
+            recipe=_PHOTOGRAPHS,
             description="MobileNetV1, width 0.25, on small photographs: its published strides leave one pixel of 32x32",
         ),
         CatalogueEntry(
@@ -140,16 +143,7 @@ _ENTRIES = {
             classes=10,
             dataset="cifar10-jpeg",
             weights="resnet8.safetensors",
-            recipe=Recipe(
-                epochs=20,
-                learning_rate=4e-3,
-                batch_size=128,
-                weight_decay=0.01,
-                shift=4,
-                flip=True,
-                whole_pixels=True,
-                channels_last=True,
-            ),
+            recipe=replace(_PHOTOGRAPHS, epochs=60),
             description="ResNet-8 of MLPerf Tiny: small photographs",
         ),
         CatalogueEntry(
@@ -161,6 +155,27 @@ _ENTRIES = {
             weights=None,
             recipe=None,
             description="DS-CNN of MLPerf Tiny: twelve spoken words, 49 frames of 10 MFCCs",
+        ),
+        CatalogueEntry(
+            name="mobilenet-v1-0.25-vww",
+            factory="harness.models.mobilenet_v1:MobileNetV1",
+            arguments=(0.25, 2),
+            input_shape=(96, 96, 3),
+            classes=2,
+            dataset=None,
+            weights=None,
+            recipe=None,
+            description="MobileNetV1, width 0.25, of MLPerf Tiny: is there a person in the picture",
+        ),
+        CatalogueEntry(
+            name="autoencoder",
+            factory="harness.models.autoencoder:Autoencoder",
+            input_shape=(1, 1, 640),
+            classes=640,
+            dataset=None,
+            weights=None,
+            recipe=None,
+            description="ten fully connected layers of MLPerf Tiny: is the sound of a machine unusual",
         ),
         CatalogueEntry(
             name="cifar-net",
