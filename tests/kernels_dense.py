@@ -62,12 +62,12 @@ def convolutions(
     return build("dense", source, tuple(operators), tensors)
 
 
-def forms_of(graph: Graph, form: str, *, every: bool = True) -> dict[str, str]:
+def forms_of(graph: Graph, form: str, *, every: bool = True, core: str = "cortex-m4") -> dict[str, str]:
     """`form` for every layer, or for those that it fits."""
     found = {}
     for index, layer in enumerate(graph.layers):
         known = {one.name: one for one in layer.forms}
-        if form in known and known[form].fits(layer, site_of(graph, index)):
+        if form in known and known[form].fits(layer, site_of(graph, index, core)):
             found[layer.name] = form
     assert len(found) == len(graph.layers) or not every, f"not every layer takes form {form}"
     return found
@@ -84,7 +84,7 @@ def on_host_exactly(graph: Graph, form: str, cache: Path) -> None:
 def on_core_exactly(graph: Graph, form: str, core: str = "cortex-m4") -> tuple[Generated, Any, list[Any]]:
     """The path with assembly on an emulated core, against the reference; as kernels_networks.on_core."""
     x = random_inputs(graph, 3)
-    generated, bare, ran = on_core(graph, x, core, forms=forms_of(graph, form))
+    generated, bare, ran = on_core(graph, x, core, forms=forms_of(graph, form, core=core))
     assert (core_crcs(ran) == reference_crcs(graph, x)).all(axis=0).tolist() == [True] * len(graph.layers)
     assert max(inference.stack for inference in ran) < 640
     return generated, bare, ran

@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernels_dense import convolutions, on_core_exactly, on_host_exactly, site_of
 
+from harness import boards
 from harness.codegen.generate import generate
 from harness.errors import InputError
 from harness.graph.graph import Graph, build
 from harness.ops import tile
 from harness.ops.conv2d import Conv2d
-from harness.ops.conv2d_tile import TileConv2d
+from harness.ops.conv2d_tile import DualTileConv2d, TileConv2d
 from harness.toolchain import compiler
 
 pytestmark = pytest.mark.skipif(compiler.find_host() is None, reason="no host compiler")
@@ -66,10 +67,7 @@ def test_portable_path(name: str, tmp_path: Path) -> None:
     on_host_exactly(NETWORKS[name], "tile", tmp_path)
 
 
-@needs_arm
-@pytest.mark.parametrize("name", NETWORKS)
-def test_assembly(name: str) -> None:
-    on_core_exactly(NETWORKS[name], "tile")
+FORMS = {"cortex-m4": TileConv2d(), "cortex-m7": DualTileConv2d()}
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -111,18 +109,27 @@ def test_minus_128_is_refused_where_it_would_not_fit() -> None:
 
 
 @needs_arm
+@pytest.mark.parametrize("core", FORMS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_costs_are_estimated_as_measured(name: str) -> None:
-    graph = NETWORKS[name]
-    _, bare, ran = on_core_exactly(graph, "tile")
+def test_assembly_is_exact_and_costs_what_is_estimated(name: str, core: str) -> None:
+    graph, form = NETWORKS[name], FORMS[core]
+    _, bare, ran = on_core_exactly(graph, form.name, core)
     costs = [
-        TileConv2d().cost(layer, site_of(graph, index))
+        form.cost(layer, site_of(graph, index, core))
         for index, layer in enumerate(graph.layers)
         if isinstance(layer, Conv2d)
     ]
     estimated = sum(cost.instructions for cost in costs)
     assert 0.8 < estimated / ran[0].instructions < 1.25
     assert sum(cost.flash for cost in costs) == pytest.approx(bare.image.weights, rel=0.1)
+
+
+def test_only_cores_that_issue_two_instructions_take_the_dual_form() -> None:
+    graph = NETWORKS["weights of 4 bits"]
+    layer = graph.layers[0]
+    assert isinstance(layer, Conv2d)
+    takers = [core for core in boards.DSP_CORES if DualTileConv2d().applicable(layer, site_of(graph, 0, core))]
+    assert takers == ["cortex-m7"]
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])

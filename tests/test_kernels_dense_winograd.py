@@ -10,7 +10,7 @@ from kernels_dense import convolutions, on_core_exactly, on_host_exactly, site_o
 from harness.codegen.generate import generate
 from harness.graph.graph import Graph
 from harness.ops.conv2d import Conv2d
-from harness.ops.conv2d_winograd import WinogradConv2d
+from harness.ops.conv2d_winograd import DualWinogradConv2d, WinogradConv2d
 from harness.toolchain import compiler
 
 pytestmark = pytest.mark.skipif(compiler.find_host() is None, reason="no host compiler")
@@ -34,13 +34,17 @@ def test_portable_path(name: str, tmp_path: Path) -> None:
     on_host_exactly(NETWORKS[name], "winograd", tmp_path)
 
 
+FORMS = {"cortex-m4": WinogradConv2d(), "cortex-m7": DualWinogradConv2d()}
+
+
 @needs_arm
+@pytest.mark.parametrize("core", FORMS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_assembly_and_what_it_costs(name: str) -> None:
-    graph = NETWORKS[name]
-    _, _, ran = on_core_exactly(graph, "winograd")
+def test_assembly_and_what_it_costs(name: str, core: str) -> None:
+    graph, form = NETWORKS[name], FORMS[core]
+    _, _, ran = on_core_exactly(graph, form.name, core)
     estimated = sum(
-        WinogradConv2d().cost(layer, site_of(graph, index)).instructions
+        form.cost(layer, site_of(graph, index, core)).instructions
         for index, layer in enumerate(graph.layers)
         if isinstance(layer, Conv2d)
     )

@@ -14,8 +14,8 @@ from harness.ops.conv2d_gray import GrayConv2d
 from harness.ops.conv2d_narrow import NarrowConv2d
 from harness.ops.conv2d_packed import PackedConv2d
 from harness.ops.conv2d_pairs import PairsConv2d
-from harness.ops.conv2d_tile import TileConv2d
-from harness.ops.conv2d_winograd import WinogradConv2d
+from harness.ops.conv2d_tile import DualTileConv2d, TileConv2d
+from harness.ops.conv2d_winograd import DualWinogradConv2d, WinogradConv2d
 from harness.ops.lowering import (
     Cost,
     Form,
@@ -74,8 +74,10 @@ class Conv2d(Weighted):
                 GrayConv2d(),
                 PairsConv2d(),
                 TileConv2d(),
+                DualTileConv2d(),
                 NarrowConv2d(),
                 WinogradConv2d(),
+                DualWinogradConv2d(),
                 PlainConv2d(),
                 PackedConv2d(),
             )

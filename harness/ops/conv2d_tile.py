@@ -53,6 +53,7 @@ class TileConv2d(Form["Conv2d"]):
     storages = STORAGES
     weight_bits = WEIGHT_BITS
     asymmetric = True
+    dual = False
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         if not site.target.dsp or layer.weight.shape[0] < 4:
@@ -87,7 +88,8 @@ class TileConv2d(Form["Conv2d"]):
         passes = rows if view.name == "ROWS" else blocks
         pairs = rows * -(-columns // 2) if view.name == "ROWS" else -(-rows * columns // 2)
         runs = kernel_rows if view.name == "ROWS" else 0
-        pair = tile.pair_instructions(view.run, runs, direct=direct)
+        pair = tile.pair_instructions(view.run, runs, direct=direct, dual=self.dual)
+        one_pass = tile.pass_name(view.run, runs, layer.requantize, direct=direct, dual=self.dual)
         bits = tile.bits(layer)
         if view.name == "PATCHES":
             fill = float(rows * columns * (3 * view.words + 20) + blocks * view.window_bytes)
@@ -99,7 +101,7 @@ class TileConv2d(Form["Conv2d"]):
             instructions=groups * (pairs * pair + passes * 45 + blocks * view.words * tile.UNPACKING[bits]) + int(fill),
             code=560 if view.name == "FLAT" else 800,
             shared={
-                tile.pass_name(view.run, runs, layer.requantize, direct=direct): tile.pass_bytes(view.run),
+                one_pass: tile.pass_bytes(view.run, dual=self.dual),
                 tile.unpack_name(bits): 70,
             },
         )
@@ -110,7 +112,7 @@ class TileConv2d(Form["Conv2d"]):
         view, direct = self._view(layer, site), self._direct(layer, site)
         matrix = self._matrix(layer)
         runs = layer.weight.shape[1] if view.name == "ROWS" else 0
-        one_pass = tile.pass_name(view.run, runs, layer.requantize, direct=direct)
+        one_pass = tile.pass_name(view.run, runs, layer.requantize, direct=direct, dual=self.dual)
         unpack = tile.unpack_name(tile.bits(layer))
         return Lowering(
             form=self.name,
@@ -138,7 +140,7 @@ class TileConv2d(Form["Conv2d"]):
             ),
             scratch_bytes=self._scratch(view),
             functions={
-                one_pass: tile.pass_function(view.run, runs, layer.requantize, direct=direct),
+                one_pass: tile.pass_function(view.run, runs, layer.requantize, direct=direct, dual=self.dual),
                 unpack: tile.unpack_function(tile.bits(layer)),
             },
         )
@@ -195,3 +197,13 @@ class TileConv2d(Form["Conv2d"]):
             return _View("PATCHES", words, words, block, block * pairs * 8 * words, height * pitch)
         pitch = 2 * channels * ((pairs - 1) * layer.stride[1] + kernel_columns)
         return _View("ROWS", words, kernel_columns * channels // 4, block, height * pitch)
+
+
+class DualTileConv2d(TileConv2d):
+    """More instructions in fewer cycles, for cores that issue two at once: loads beside multiplications."""
+
+    name = "tile-dual"
+    dual = True
+
+    def applicable(self, layer: Conv2d, site: Site) -> bool:
+        return site.target.dual_issue and super().applicable(layer, site)

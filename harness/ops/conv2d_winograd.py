@@ -44,6 +44,7 @@ class WinogradConv2d(Form["Conv2d"]):
     storages = frozenset({Storage.U8, Storage.U8_IN_16, Storage.U4, Storage.U2, Storage.I32})
     weight_bits = frozenset({8, 4, 2})
     asymmetric = True
+    dual = False
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         filters, rows, columns, channels = layer.weight.shape
@@ -60,7 +61,9 @@ class WinogradConv2d(Form["Conv2d"]):
         down, across, chunk = self._tiles(layer, site)
         chunks, pairs, tiles = -(-down // chunk), -(-chunk * across // 2), down * across
         words = channels // 2
-        one_pass = 16 * (pairs * (11 * words + 3 * words // _unroll(words) + 9) + 9) + 30
+        turns = words // _unroll(words)
+        pair = (14 * words + 7 * turns if self.dual else 11 * words + 3 * turns) + 9
+        one_pass = 16 * (pairs * pair + 9) + 30
         return Cost(
             flash=9 * filters * channels * layer.weight_bits // 8 + 8 * filters + 32,
             scratch=self._scratch(layer, site),
@@ -68,7 +71,7 @@ class WinogradConv2d(Form["Conv2d"]):
             + tiles * (250 + channels // 4 * 190)
             + tiles * filters * 84,
             code=2300,
-            shared={self._pass(layer)[0]: 150 + 44 * _unroll(words)},
+            shared={self._pass(layer)[0]: 150 + (52 if self.dual else 44) * _unroll(words)},
         )
 
     def reads(self, layer: Conv2d, site: Site) -> Storage:
@@ -107,11 +110,9 @@ class WinogradConv2d(Form["Conv2d"]):
     def _pass(self, layer: Conv2d) -> tuple[str, str]:
         """The name and the definition of the C function that sums up products."""
         unroll = _unroll(int(layer.weight.shape[3]) // 2)
-        name = f"nn_winograd_pass_{unroll}"
-        return (
-            name,
-            f"NN_SHARED void {name}(const nn_winograd_pass *pass)\n{{\n    nn_winograd_run(pass, {unroll});\n}}",
-        )
+        name = f"nn_winograd_pass_{unroll}" + ("_dual" if self.dual else "")
+        call = f"nn_winograd_run(pass, {unroll}, {'true' if self.dual else 'false'});"
+        return name, f"NN_SHARED void {name}(const nn_winograd_pass *pass)\n{{\n    {call}\n}}"
 
     def _tiles(self, layer: Conv2d, site: Site) -> tuple[int, int, int]:
         """Rows and columns of tiles, and rows of them at a time."""
@@ -125,6 +126,16 @@ class WinogradConv2d(Form["Conv2d"]):
         _, across, chunk = self._tiles(layer, site)
         channels, pairs = int(layer.weight.shape[3]), -(-chunk * across // 2)
         return 64 * pairs * channels + 128 * channels + 512 * pairs
+
+
+class DualWinogradConv2d(WinogradConv2d):
+    """More instructions in fewer cycles, for cores that issue two at once: loads beside multiplications."""
+
+    name = "winograd-dual"
+    dual = True
+
+    def applicable(self, layer: Conv2d, site: Site) -> bool:
+        return site.target.dual_issue and super().applicable(layer, site)
 
 
 def _unroll(words: int) -> int:

@@ -93,6 +93,11 @@ class Target:
         """Whether the core has the SIMD instructions of the DSP extension."""
         return self.core in DSP_CORES
 
+    @property
+    def dual_issue(self) -> bool:
+        """Whether the core issues a load beside a multiplication (and LDRD alone)."""
+        return self.core == "cortex-m7"
+
 
 @dataclass(frozen=True)
 class Site:

@@ -84,27 +84,33 @@ def unroll(run: int) -> int:
     return max(size for size in range(1, _LONGEST_UNROLL + 1) if run % size == 0)
 
 
-def pair_instructions(run: int, runs: int, *, direct: bool) -> int:
-    """Of a pass, for one pair of pixels and four filters, with what is done about its outputs. runs: 0: all in one."""
-    turns = 3 * run // unroll(run)
-    words = runs * (23 * run + turns + 7) + 8 if runs else 23 * run + (turns if unroll(run) < run else 0)
+def pair_instructions(run: int, runs: int, *, direct: bool, dual: bool = False) -> int:
+    """Of a pass, for one pair of pixels and four filters, with what is done about its outputs. runs: 0: all in one.
+
+    dual: of a pass for cores that issue two instructions at once.
+    """
+    turns = run // unroll(run)
+    words = (28 * run + 2 * turns) if dual else 23 * run
+    words += 3 * turns if runs or turns > 1 else 0
+    words = runs * (words + 7) + 8 if runs else words
     return words + (31 if direct else 100)
 
 
-def pass_name(run: int, runs: int, requantize: Requantization | None, *, direct: bool) -> str:
+def pass_name(run: int, runs: int, requantize: Requantization | None, *, direct: bool, dual: bool = False) -> str:
     """The C function that makes such passes."""
-    kind = f"nn_tile_pass_{unroll(run)}" + ("_runs" if runs else "_turns" if unroll(run) < run else "")
+    kind = f"nn_tile_pass_{unroll(run)}" + ("_dual" if dual else "")
+    kind += "_runs" if runs else "_turns" if unroll(run) < run else ""
     if not direct or requantize is None:
         return f"{kind}_sums"
     return kind + ("_centred" if requantize.zero_point else "") + f"_{requantize.bits}"
 
 
-def pass_bytes(run: int) -> int:
+def pass_bytes(run: int, *, dual: bool = False) -> int:
     """About how long it is."""
-    return 230 + 92 * unroll(run)
+    return 230 + (108 if dual else 92) * unroll(run)
 
 
-def pass_function(run: int, runs: int, requantize: Requantization | None, *, direct: bool) -> str:
+def pass_function(run: int, runs: int, requantize: Requantization | None, *, direct: bool, dual: bool = False) -> str:
     """Its definition."""
     stored = requantize if direct else None
     kind = {
@@ -113,10 +119,11 @@ def pass_function(run: int, runs: int, requantize: Requantization | None, *, dir
         "runs": _truth(runs > 0),
         "centred": _truth(stored is not None and stored.zero_point != 0),
         "bits": str(stored.bits if stored is not None else 0),
+        "dual": _truth(dual),
     }
     fields = ", ".join(f".{name} = {value}" for name, value in kind.items())
     return (
-        f"NN_SHARED void {pass_name(run, runs, requantize, direct=direct)}(const nn_tile_pass *pass)\n"
+        f"NN_SHARED void {pass_name(run, runs, requantize, direct=direct, dual=dual)}(const nn_tile_pass *pass)\n"
         f"{{\n    nn_tile_run(pass, (nn_tile_kind){{{fields}}});\n}}"
     )
 
