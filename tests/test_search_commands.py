@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from harness.cli.app import app
 from harness.reproduce import accuracy_plot, document, mixed_precision
-from harness.reproduce.mixed_precision import Experiment, Memory, Row, Searched
+from harness.reproduce.mixed_precision import Experiment, Memory, Row, Ruled, Searched
 from harness.search import policy
 from harness.search.tensors import Limits
 
@@ -42,7 +42,7 @@ def test_the_golden_policy_comes_from_the_command(tmp_path: Path) -> None:
     file = tmp_path / "policy.json"
     code, out, err = run(
         "search", "mobilenet-v1-1.0-224", "--flash", "2048kB", "--ram", "512kB", "--method", "memory-rule",
-        "--output", str(file),
+        "--no-fill", "--output", str(file),
     )  # fmt: skip
     assert code == 0, err
     written = policy.read(file)
@@ -50,6 +50,11 @@ def test_the_golden_policy_comes_from_the_command(tmp_path: Path) -> None:
     assert "".join(map(str, written.weights.values())) == weights
     assert "".join(map(str, written.activations.values())) == activations.ljust(28, "8")
     assert written.score is None and "1,975,720 B" in out and "has no data here" in err
+    limits = ["--flash", "2048kB", "--ram", "512kB"]
+    code, out, err = run(
+        "search", "mobilenet-v1-1.0-224", *limits, "--method", "memory-rule", "--output", str(file), "--quiet"
+    )
+    assert code == 0 and policy.read(file).method == "memory-rule-filled" and "99.7% of the limit" in out, err
 
 
 @pytest.mark.parametrize(
@@ -60,6 +65,7 @@ def test_the_golden_policy_comes_from_the_command(tmp_path: Path) -> None:
         (["lenet5", "--flash", "10kB", "--method", "memory-rule"], "with 2 bits for every weight it takes 17,492"),
         (["mobilenet-v1-1.0-224", "--flash", "2MB", "--method", "rl"], "ships without weights"),
         (["lenet5", "--flash", "30kB", "--method", "luck"], "unknown method 'luck'"),
+        (["lenet5", "--flash", "30kB", "--method", "ilp", "--no-fill"], "ilp always fills the flash"),
     ],
 )
 def test_what_cannot_be_searched_is_said_in_a_sentence(arguments: list[str], words: str, tmp_path: Path) -> None:
@@ -71,10 +77,11 @@ def test_what_cannot_be_searched_is_said_in_a_sentence(arguments: list[str], wor
 # ---- the paper's page
 
 
-def memory(golden: bool | None) -> Memory:
+def memory(golden: bool | None, filled: int = 2_041_256) -> Memory:
     return Memory(
-        "mobilenet-v1-1.0-224", 4_209_088, 4_316_584, 1_204_224, 1_975_720, 401_408, "8" * 28, "884", 3.99, golden
-    )
+        "mobilenet-v1-1.0-224", 4_209_088, 4_316_584, 1_204_224, Ruled(1_975_720, 401_408, "8" * 28, "884", 36_864),
+        Ruled(filled, 401_408, "8" * 27 + "4", "888", 5_000), 3.99, golden,
+    )  # fmt: skip
 
 
 def row(method: str, seed: int | None, validation: float, images: int) -> Row:
@@ -84,6 +91,7 @@ def row(method: str, seed: int | None, validation: float, images: int) -> Row:
 def searched() -> Searched:
     rows = (
         row("memory-rule", None, 0.64, 2_000),
+        row("memory-rule-filled", None, 0.66, 2_000),
         row("rl", 0, 0.75, 1_202_000),
         row("rl", 1, 0.76, 1_202_000),
         row("ilp", None, 0.754, 11_072),
@@ -98,18 +106,29 @@ def searched() -> Searched:
 
 
 def test_the_page_has_means_against_rl_and_says_what_is_not_reproduced() -> None:
-    page = mixed_precision.describe([memory(True), memory(None)], [memory(None)], [searched()], ["ds-cnn (no data)"])
+    page = mixed_precision.describe(
+        [memory(True), memory(None)], [memory(None, 2_090_000)], [searched()], ["ds-cnn (no data)"]
+    )
     text = document.markdown(page)
     assert "1 of 1 the same, tensor by tensor" in text
-    assert "rl 75.50%, random 74.50%, memory-rule 64.00%, ilp 75.40% with 0.92% of rl's images, 0.92% of those" in text
-    assert "| memory-rule | 64.00% | -11.50 |" in text and "| ilp | 75.40% | -0.10 |" in text
+    assert "rl 75.50%, random 74.50%, memory-rule 64.00% as published and 66.00% filled (rl +9.50 points" in text
+    assert "ilp 75.40% with 0.92% of rl's images, 0.92% of those" in text
+    assert "| as published | 1,975,720 | 96.5% |" in text and "| filled | 2,041,256 | 99.7% |" in text
+    assert "smallest step" not in text
+    short = document.markdown(mixed_precision.describe([memory(True, 2_020_000)], [], [searched()], []))
+    assert "98.6%: 28,000 B are left, the smallest step is 5,000 B" in short
+    assert (
+        "| memory-rule | 64.00% | -11.50 |" in text
+        and "| memory-rule-filled | 66.00% | -9.50 |" in text
+        and "| ilp | 75.40% | -0.10 |" in text
+    )
     assert "no accuracy on it is a CIFAR-10 accuracy" in text and "Left out: ds-cnn (no data)." in text
     assert "not reproduced" in text and "ImageNet top-1" in text
     for line in text.splitlines():
         if "68.4" in line or "8-bit networks that fit" in line:
             assert "published" in line
     assert set(page.files) == {"2008.05124-resnet8.png", "2008.05124-resnet8.svg"}
-    assert page.to_json()["searched"][0]["rows"][1]["validation"] == 0.75
+    assert page.to_json()["searched"][0]["rows"][2]["validation"] == 0.75
     assert mixed_precision._shortened("844888") == "844 then 8" and mixed_precision._shortened("888") == "all 8"
 
 
@@ -124,11 +143,12 @@ def test_the_quick_page_runs(tmp_path: Path) -> None:
     assert code == 0, err
     told = json.loads(out)
     assert all(entry["golden"] for entry in told["limited"])
-    rl, ruled = (
+    assert all(entry["filled"]["flash"] >= 0.99 * 2_048_000 for entry in told["limited"] if "1.0" in entry["network"])
+    rl, *ruled = (
         next(found for found in told["searched"][0]["rows"] if found["method"] == method)
-        for method in ("rl", "memory-rule")
+        for method in ("rl", "memory-rule", "memory-rule-filled")
     )
-    assert rl["validation"] >= ruled["validation"]
+    assert all(rl["validation"] >= found["validation"] for found in ruled)
     assert (tmp_path / "reproduce" / "2008.05124.md").exists()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,49 @@ def test_the_rule_ends_and_fits_wherever_two_bits_do(network: Table, flash: floa
     assert set(found.weights.values()) | set(found.activations.values()) <= {2, 4, 8}
     if most <= limits.flash:
         assert set(found.weights.values()) == {8}
+
+
+@settings(deadline=None, max_examples=60)
+@given(networks(), st.floats(0, 1), st.floats(0, 1))
+def test_filling_uses_what_can_be_used_and_takes_as_little_as_possible(
+    network: Table, flash: float, ram: float
+) -> None:
+    network = dataclasses.replace(network, weights=network.weights[:5])
+    (wide_weights, wide), (narrow_weights, narrow) = network.uniform(8), network.uniform(2)
+    least, most = network.flash(narrow_weights), network.flash(wide_weights)
+    lowest, highest = network.ram(narrow), network.ram(wide)
+    limits = Limits(least + int(flash * (most - least)), lowest + int(ram * (highest - lowest)))
+    ruled, filled = (memory_rule.find(network, limits, fill=fill) for fill in (False, True))
+    assert network.fits(filled.weights, filled.activations, limits)
+    assert (ruled.method, filled.method) == ("memory-rule", "memory-rule-filled")
+    for layer, bits in filled.activations.items():
+        assert bits >= ruled.activations[layer]
+        assert bits == 8 or network.ram({**filled.activations, layer: 2 * bits}) > limits.ram
+
+    layers = list(filled.weights)
+    every = (dict(zip(layers, bits, strict=True)) for bits in itertools.product((2, 4, 8), repeat=len(layers)))
+    legal = [widths for widths in every if network.flash(widths) <= limits.flash]
+    goal = min(max(map(network.flash, legal)), math.ceil(0.99 * limits.flash))
+
+    def lost(widths: dict[str, int]) -> int:
+        """Steps from 4 bits to 2 count as sixteen from 8 to 4."""
+        noise = {8: 0, 4: 1, 2: 17}
+        return sum(max(noise[bits] - noise[ruled.weights[layer]], 0) for layer, bits in widths.items())
+
+    best = min(
+        (widths for widths in legal if network.flash(widths) >= goal),
+        key=lambda widths: (lost(widths), -network.flash(widths), [-bits for bits in widths.values()]),
+    )
+    assert filled.weights == best
+
+
+@pytest.mark.parametrize(("width", "resolution"), [(0.75, 128), (0.75, 224), (1.0, 96), (1.0, 192), (1.0, 224)])
+def test_a_filled_policy_uses_the_flash(width: float, resolution: int) -> None:
+    network = mobilenet_v1(width, resolution)
+    ruled, filled = (memory_rule.find(network, Limits(FLASH, RAM), fill=fill) for fill in (False, True))
+    assert ruled.bytes < 0.99 * FLASH <= filled.bytes <= FLASH and filled.peak_ram <= RAM
+    alone = memory_rule.find(network, Limits(2 * 2**20), weights_only=True, fill=True)
+    assert 0.99 * 2 * 2**20 <= alone.bytes <= 2 * 2**20 and set(alone.activations.values()) == {8}
 
 
 @pytest.fixture(scope="module")

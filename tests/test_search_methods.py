@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +22,19 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_networks import mobilenet_v1, small
+from torch import nn
 
 from harness import sizes
+from harness.compress.deep import checkpoint
+from harness.compress.deep.qat import deterministic
 from harness.compress.quantize import quantize
 from harness.data import digits
 from harness.data.base import Dataset
 from harness.errors import InputError
 from harness.graph.graph import Graph
-from harness.search import evaluate, ilp, methods, plot, projection
+from harness.graph.trace import trace
+from harness.progress import Advance, Reporter, Silent
+from harness.search import evaluate, ilp, memory_rule, methods, plot, projection, rl
 from harness.search.environment import STATE, QuantizationEnv
 from harness.search.evaluate import Evaluator
 from harness.search.projection import Projection
@@ -225,16 +237,19 @@ def environment_weights_only(network: Graph, evaluator: Evaluator) -> Quantizati
     return QuantizationEnv(network, flash_alone, evaluator.score, baseline=0.9, weights_only=True)
 
 
-def test_an_episode_of_the_rules_actions_starts_from_its_policy(network: Graph, evaluator: Evaluator) -> None:
+def test_episodes_of_the_rules_actions_start_from_its_policies(network: Graph, evaluator: Evaluator) -> None:
     env = environment(network, evaluator)
-    weights, activations = env.policy(env.rule())
-    assert env.table.fits(weights, activations, limits_of(network))
-    from harness.search import memory_rule
-
-    ruled = memory_rule.find(env.table, limits_of(network))
-    assert all(activations[layer] >= bits for layer, bits in ruled.activations.items())
-    moved = sum(weights[layer] != bits for layer, bits in ruled.weights.items())
-    assert moved == 0 or env.table.flash(ruled.weights) < 0.99 * limits_of(network).flash
+    limits = limits_of(network)
+    filled, published = (memory_rule.find(env.table, limits, fill=fill) for fill in (True, False))
+    asked = [env.policy(actions) for actions in env.rules()]
+    assert asked[0] == (dict(filled.weights), dict(filled.activations))
+    weights, activations = asked[-1]
+    assert env.table.fits(weights, activations, limits)
+    assert all(activations[layer] >= bits for layer, bits in published.activations.items())
+    moved = sum(weights[layer] != bits for layer, bits in published.weights.items())
+    assert moved == 0 or env.table.flash(published.weights) < 0.99 * limits.flash
+    everything = QuantizationEnv(network, Limits(10**6, 10**6), evaluator.score, baseline=0.9)
+    assert len(everything.rules()) == 1
 
 
 # ---- the methods
@@ -247,12 +262,11 @@ def test_every_method_finds_a_policy_that_fits(
     limits = limits_of(network)
     found = methods.search(network, dataset, limits, method, episodes=24, seed=3, evaluator=evaluator)
     policy = found.policy
-    assert policy.method == method and policy.network == "small"
+    assert policy.method == {"memory-rule": "memory-rule-filled"}.get(method, method) and policy.network == "small"
     assert evaluator.table.fits(policy.weights, policy.activations, limits)
     assert policy.bytes == evaluator.table.flash(policy.weights)
     assert policy.score == evaluate.exact_score(evaluate.quantized(network, dataset, policy), dataset)
-    if method != "memory-rule":
-        assert policy.bytes >= 0.99 * limits.flash
+    assert policy.bytes >= 0.99 * limits.flash
     if method in ("rl", "random"):
         assert len(found.history) == 24 and found.evaluations == 25
         assert abs(max(found.history) - policy.score) <= 2.5 / evaluator.images
@@ -268,7 +282,153 @@ def test_rl_begins_with_the_rule_and_draws_during_the_warm_up(
     limits = limits_of(network)
     env = environment(network, evaluator)
     found = methods.search(network, dataset, limits, "rl", episodes=3, evaluator=evaluator)
-    assert found.history[0] == evaluator.score(*env.policy(env.rule()))
+    ruled = [evaluator.score(*env.policy(actions)) for actions in env.rules()]
+    assert list(found.history[: len(ruled)]) == ruled
+
+
+def test_an_rl_search_that_stops_goes_on_as_if_it_had_not(
+    network: Graph, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same policy, journal of scores and agent; also where a search for more episodes follows."""
+    limits, episodes = limits_of(network), 36
+
+    class Stop(Exception):
+        pass
+
+    class Stopping(Silent):
+        @contextmanager
+        def stage(self, text: str) -> Iterator[Advance]:
+            def advance(fraction: float) -> None:
+                if text.startswith("rl") and fraction > 0.9:
+                    raise Stop
+
+            yield advance
+
+    def run(folder: str, episodes: int, reporter: Reporter | None = None) -> methods.Found:
+        cache = tmp_path / folder
+        return methods.search(
+            network, dataset, limits, "rl", episodes=episodes, images=60, cache_dir=cache, reporter=reporter
+        )
+
+    whole = run("whole", episodes)
+    with pytest.raises(Stop):
+        run("parts", episodes, Stopping())
+    (kept,) = (tmp_path / "parts").rglob("*-rl-*.safetensors")
+    assert len(checkpoint.load(kept)[1]["episodes"]) == 30
+    shorter = run("longer", 25)
+    assert shorter.history == whole.history[:25]
+    trained: list[int] = []
+    step = rl._Agent.train
+    monkeypatch.setattr(
+        rl._Agent, "train", lambda agent, *rest, **options: (trained.append(1), step(agent, *rest, **options))
+    )
+    for folder, learnt in (("parts", 6), ("longer", 11)):
+        trained.clear()
+        again = run(folder, episodes)
+        assert again.history == whole.history and again.policy == whole.policy
+        assert len(trained) == learnt
+        files = {path.name: path for path in (tmp_path / folder / "search").iterdir()}
+        for path in (tmp_path / "whole" / "search").iterdir():
+            if path.suffix == ".safetensors":
+                assert_same_state(files[path.name], path)
+            elif path.suffix == ".jsonl":
+                assert files[path.name].read_bytes() == path.read_bytes()
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    (tensors, note), (other_tensors, other_note) = checkpoint.load(one), checkpoint.load(other)
+    assert note == other_note and tensors.keys() == other_tensors.keys()
+    assert [name for name, tensor in tensors.items() if not torch.equal(tensor, other_tensors[name])] == []
+
+
+SMALL = rl.Settings(hidden=24, batch=16)
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import test_search_methods as own
+from harness.search import rl
+calls = [0]
+def score(weights, activations):
+    calls[0] += 1
+    if calls[0] == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return own.toy_score(weights, activations)
+rl.train(own.toy(score), 45, 3, lambda number, info: None, own.SMALL, checkpoint=Path(sys.argv[1]))
+"""
+
+
+def toy_score(weights: Any, activations: Any) -> float:
+    """Something to learn that needs no network: wide layers at the end are good."""
+    bits = [*weights.values(), *activations.values()]
+    return float(sum(index * width for index, width in enumerate(bits)) / 8 / sum(range(len(bits))))
+
+
+@cache
+def toy_graph() -> Graph:
+    return trace(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3), nn.Conv2d(6, 10, 4)), (8, 8, 1), "toy")
+
+
+def toy(score: Any = toy_score) -> QuantizationEnv:
+    graph = toy_graph()
+    tensors = table(graph)
+    limits = Limits(tensors.flash(tensors.uniform(4)[0]), tensors.ram(tensors.uniform(4)[1]))
+    return QuantizationEnv(graph, limits, score, baseline=0.5)
+
+
+def test_a_killed_agent_goes_on_exactly(tmp_path: Path) -> None:
+    def episodes(file: Path, said: list[str], count: int = 45) -> list[dict[str, Any]]:
+        told: list[dict[str, Any]] = []
+        rl.train(toy(), count, 3, lambda number, info: told.append(info), SMALL, checkpoint=file, say=said.append)
+        return [{name: info[name] for name in ("weights", "activations", "score")} for info in told]
+
+    torch.manual_seed(0)
+    said: list[str] = []
+    with deterministic(1):
+        expected = episodes(tmp_path / "whole.safetensors", said)
+    killed = tmp_path / "killed.safetensors"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(killed), "38"],
+        cwd=Path(__file__).parent, timeout=120, check=False, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [path.name for path in tmp_path.iterdir() if "killed" in path.name] == ["killed.safetensors"]
+    assert len(checkpoint.load(killed)[1]["episodes"]) == 30
+    with deterministic(1):
+        assert episodes(killed, said) == expected and not said
+    assert_same_state(killed, tmp_path / "whole.safetensors")
+    # Damage, and another search's state, are said, and training starts over.
+    content = killed.read_bytes()
+    killed.write_bytes(content[:-9] + b"\x01" + content[-8:])
+    with deterministic(1):
+        assert episodes(killed, said, 4) == expected[:4]
+        tensors, note = checkpoint.load(killed)
+        checkpoint.save(killed, tensors, {**note, "made_by": {**note["made_by"], "seed": 4}})
+        assert episodes(killed, said, 4) == expected[:4]
+        del tensors["actor.mu.0.weight"]
+        checkpoint.save(killed, tensors, note)
+        assert episodes(killed, said, 4) == expected[:4]
+    assert ["damaged" in said[0], "another search" in said[1], "mu.0.weight" in said[2]] == [True] * 3
+
+
+def test_losses_that_are_not_finite_stop_the_agent_and_leave_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "agent.safetensors"
+    told: list[int] = []
+    samples = rl._EpisodeBuffer._get_samples
+
+    def broken(self: Any, *arguments: Any, **options: Any) -> Any:
+        found = samples(self, *arguments, **options)
+        return found._replace(rewards=found.rewards * (float("nan") if len(told) > 33 else 1.0))
+
+    monkeypatch.setattr(rl._EpisodeBuffer, "_get_samples", broken)
+    with pytest.raises(InputError, match="losses are not finite any more after 34 episodes"):
+        rl.train(toy(), 45, 3, lambda number, info: told.append(number), SMALL, checkpoint=file)
+    tensors, note = checkpoint.load(file)
+    assert len(told) == 34 and len(note["episodes"]) == 30
+    assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 
 def test_the_ilps_policy_has_the_least_sum_of_sensitivities(network: Graph, evaluator: Evaluator) -> None:

@@ -51,6 +51,12 @@ def command(
     weights_only: Annotated[
         bool, typer.Option("--weights-only", help="Activations keep 8 bits: the paper's first experiment.")
     ] = False,
+    fill: Annotated[
+        bool,
+        typer.Option(
+            "--fill/--no-fill", help="memory-rule: use what the rule leaves, or the rule as it was published."
+        ),
+    ] = True,
     fit_board: Annotated[
         str | None,
         typer.Option(
@@ -79,6 +85,8 @@ def command(
     limits = Limits(sizes.parse(flash) if flash else None, sizes.parse(ram) if ram else None)
     if flash is None and ram is None and fit_board is None:
         raise InputError("there is no limit to search under", hint="--flash 2048kB --ram 512kB, or --fit-board BOARD")
+    if not fill and method != "memory-rule":
+        raise InputError(f"--no-fill is for --method memory-rule: {method} always fills the flash")
     tell = reporter(quiet=quiet or json)
     loaded = loading.load(model, weights=weights, data=data, need_data=method != "memory-rule", reporter=tell)
     if loaded.dataset is None:
@@ -93,6 +101,7 @@ def command(
             episodes=episodes,
             seed=seed,
             weights_only=weights_only,
+            fill=fill,
             images=images,
             cache_dir=cache_dir(),
             reporter=tell,

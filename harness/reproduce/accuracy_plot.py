@@ -9,8 +9,14 @@ if TYPE_CHECKING:
     from harness.reproduce.mixed_precision import Searched
 
 _STYLE: Any = {"font.family": "DejaVu Sans", "font.size": 9, "svg.hashsalt": "harness"}
-_COLORS = {"memory-rule": "#9a6700", "ilp": "#1a7f37", "rl": "#1f6feb", "random": "#6e7781"}
-_MARKERS = {"memory-rule": "s", "ilp": "D", "rl": "o", "random": "x"}
+_COLORS = {
+    "memory-rule": "#9a6700",
+    "memory-rule-filled": "#cf7c00",
+    "ilp": "#1a7f37",
+    "rl": "#1f6feb",
+    "random": "#6e7781",
+}
+_MARKERS = {"memory-rule": "s", "memory-rule-filled": "P", "ilp": "D", "rl": "o", "random": "x"}
 
 
 def draw(one: Searched) -> dict[str, bytes]:
@@ -52,7 +58,7 @@ def draw(one: Searched) -> dict[str, bytes]:
         axes.set_ylim(bottom=100 * max(0.0, floor - (one.float_validation - floor)))
         axes.set_xlabel("weights and parameters, kB")
         axes.set_ylabel(f"validation accuracy on {one.dataset}, %")
-        axes.set_title(f"{one.experiment.network}: four searches at equal limits", loc="left")
+        axes.set_title(f"{one.experiment.network}: searches at equal limits", loc="left")
         axes.grid(True, color="#d0d7de", linewidth=0.6, zorder=0)
         axes.legend(loc="lower right", frameon=False, fontsize=8)
         files = {}

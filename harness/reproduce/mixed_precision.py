@@ -18,10 +18,10 @@ from harness.progress import Reporter
 from harness.reproduce.document import Claim, Document, Table
 from harness.reproduce.experiment import Options
 from harness.results.record import Result
-from harness.search import loading, memory_rule, methods
+from harness.search import loading, memory_rule, methods, tensors
 from harness.search.methods import Found
 from harness.search.policy import WIDTHS
-from harness.search.tensors import Limits, table
+from harness.search.tensors import Limits
 
 if TYPE_CHECKING:
     from harness.data.base import Dataset
@@ -65,6 +65,9 @@ EXPERIMENTS = (
 )
 SEEDS = (0, 1, 2)
 
+# What the tables compare: the search methods, of which the rule comes as published and filled.
+COMPARED = (memory_rule.PUBLISHED, memory_rule.FILLED, *(name for name in methods.METHODS if name != "memory-rule"))
+
 # What `--quick` leaves: enough to see that everything works.
 QUICK = (Experiment("lenet5", Limits(18_500, 1_500), 24),)
 QUICK_NETWORKS = ("mobilenet-v1-0.5-224", "mobilenet-v1-1.0-224")
@@ -75,21 +78,33 @@ _SHARES = (0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.75, 0.9, 1.0)
 
 
 @dataclass(frozen=True)
+class Ruled:
+    """One policy of the rule, as published or filled. weights, activations: the widths as digits.
+
+    step: the fewest bytes that wider weights of one layer would take, None where all have 8 bits.
+    """
+
+    flash: int
+    ram: int
+    weights: str
+    activations: str
+    step: int | None
+
+
+@dataclass(frozen=True)
 class Memory:
     """What the rule makes of one network under (FLASH, RAM), or of its weights alone.
 
-    wide_*: bytes with 8 bits everywhere. widths: the policy as digits. golden: whether it is the published one, None
-    where none is.
+    wide_*: bytes with 8 bits everywhere. published, filled: the rule's policy, and after what it leaves is used.
+    golden: whether the former is the known one, None where none is.
     """
 
     network: str
     wide_weights: int
     wide_flash: int
     wide_ram: int
-    flash: int
-    ram: int
-    weights: str
-    activations: str
+    published: Ruled
+    filled: Ruled
     mean_bits: float
     golden: bool | None
 
@@ -155,28 +170,41 @@ def _mobilenets() -> list[str]:
 
 def _memory(name: str, limits: Limits, reporter: Reporter) -> Memory:
     loaded = loading.load(name, weights=None, data=None, need_data=False, reporter=reporter)
-    tensors = table(loaded.graph)
-    weights, activations = tensors.uniform(WIDTHS[-1])
-    policy = memory_rule.find(tensors, limits, weights_only=limits.ram is None)
-    assert policy.bytes is not None and policy.peak_ram is not None
+    table = tensors.table(loaded.graph)
+    weights, activations = table.uniform(WIDTHS[-1])
+    published, filled = (_ruled(table, limits, fill=fill) for fill in (False, True))
     found = Memory(
         network=name,
-        wide_weights=tensors.weight_bytes(weights),
-        wide_flash=tensors.flash(weights),
-        wide_ram=tensors.ram(activations),
+        wide_weights=table.weight_bytes(weights),
+        wide_flash=table.flash(weights),
+        wide_ram=table.ram(activations),
+        published=published,
+        filled=filled,
+        mean_bits=table.mean_bits(limits.flash or 0),
+        golden=None,
+    )
+    if limits.ram is not None and name in GOLDEN:
+        expected = GOLDEN[name][0], GOLDEN[name][1].ljust(len(published.activations), "8")
+        found = dataclasses.replace(found, golden=(published.weights, published.activations) == expected)
+    reporter.say(f"{name}: {published.flash:,} B, filled {filled.flash:,} B, {filled.ram:,} B of activations")
+    return found
+
+
+def _ruled(table: tensors.Table, limits: Limits, *, fill: bool) -> Ruled:
+    policy = memory_rule.find(table, limits, weights_only=limits.ram is None, fill=fill)
+    assert policy.bytes is not None and policy.peak_ram is not None
+    steps = [
+        tensor.bytes(2 * policy.weights[tensor.layer]) - tensor.bytes(policy.weights[tensor.layer])
+        for tensor in table.weights
+        if policy.weights[tensor.layer] < WIDTHS[-1]
+    ]
+    return Ruled(
         flash=policy.bytes,
         ram=policy.peak_ram,
         weights=_digits(policy.weights.values()),
         activations=_digits(policy.activations.values()),
-        mean_bits=tensors.mean_bits(limits.flash or 0),
-        golden=None,
+        step=min(steps, default=None),
     )
-    if limits.ram is not None and name in GOLDEN:
-        expected_weights, expected = GOLDEN[name]
-        same = (found.weights, found.activations) == (expected_weights, expected.ljust(len(found.activations), "8"))
-        found = dataclasses.replace(found, golden=same)
-    reporter.say(f"{name}: {found.flash:,} B, {found.ram:,} B of activations")
-    return found
 
 
 def _digits(widths: Iterable[int]) -> str:
@@ -195,7 +223,9 @@ def _searched(experiment: Experiment, options: Options, reporter: Reporter) -> S
     with reporter.stage(f"quantising {experiment.network}"):
         evaluator = Evaluator(loaded.graph, loaded.dataset, images=images, cache_dir=cache_dir())
     rows = []
-    for method in methods.METHODS:
+    for compared in COMPARED:
+        ruled = compared in (memory_rule.PUBLISHED, memory_rule.FILLED)
+        method = "memory-rule" if ruled else compared
         seeds = (None,) if method in ("memory-rule", "ilp") else SEEDS[:1] if options.quick else SEEDS
         for seed in seeds:
             found = methods.search(
@@ -205,6 +235,7 @@ def _searched(experiment: Experiment, options: Options, reporter: Reporter) -> S
                 method,
                 episodes=experiment.episodes,
                 seed=seed or 0,
+                fill=compared != memory_rule.PUBLISHED,
                 images=images,
                 cache_dir=cache_dir(),
                 reporter=reporter,
@@ -213,7 +244,7 @@ def _searched(experiment: Experiment, options: Options, reporter: Reporter) -> S
             row = _row(experiment, found, seed, evaluator, loaded.dataset, options.samples)
             rows.append(row)
             reporter.say(
-                f"{experiment.network}, {method}{'' if seed is None else f', seed {seed}'}: {row.flash:,} B, "
+                f"{experiment.network}, {compared}{'' if seed is None else f', seed {seed}'}: {row.flash:,} B, "
                 f"validation {row.validation:.2%}, test {row.test:.2%}, {row.seconds:.0f} s"
             )
     test = loaded.dataset.test
@@ -254,21 +285,25 @@ def _row(
 def _curves(
     experiment: Experiment, evaluator: Evaluator, reporter: Reporter
 ) -> dict[str, tuple[tuple[int, float], ...]]:
-    """Validation accuracy of the rule's and the integer program's first policy at several limits of flash."""
+    """Validation accuracy of the rule's policies and the integer program's first at several limits of flash."""
     from harness.search import ilp
     from harness.search.projection import Projection
 
-    tensors = evaluator.table
-    whole = tensors.weight_bytes(tensors.uniform(WIDTHS[-1])[0])
-    points: dict[str, list[tuple[int, float]]] = {"memory-rule": [], "ilp": []}
+    table = evaluator.table
+    whole = table.weight_bytes(table.uniform(WIDTHS[-1])[0])
+    points: dict[str, list[tuple[int, float]]] = {memory_rule.PUBLISHED: [], memory_rule.FILLED: [], "ilp": []}
     with reporter.stage(f"curves of {experiment.network}") as advance:
         sensitivities = ilp.measure(evaluator)
         for number, share in enumerate(_SHARES):
-            limits = Limits(tensors.parameter_bytes + round(share * whole), experiment.limits.ram)
-            ruled = memory_rule.find(tensors, limits)
-            first = ilp.solve(sensitivities, Projection(tensors, limits), count=1)[0]
-            for name, widths in (("memory-rule", (ruled.weights, ruled.activations)), ("ilp", first)):
-                points[name].append((tensors.flash(widths[0]), evaluator.score(*widths)))
+            limits = Limits(table.parameter_bytes + round(share * whole), experiment.limits.ram)
+            published, filled = (memory_rule.find(table, limits, fill=fill) for fill in (False, True))
+            first = ilp.solve(sensitivities, Projection(table, limits), count=1)[0]
+            for name, widths in (
+                (memory_rule.PUBLISHED, (published.weights, published.activations)),
+                (memory_rule.FILLED, (filled.weights, filled.activations)),
+                ("ilp", first),
+            ):
+                points[name].append((table.flash(widths[0]), evaluator.score(*widths)))
             advance((number + 1) / len(_SHARES))
     return {name: tuple(found) for name, found in points.items()}
 
@@ -307,8 +342,11 @@ def describe(
         "chosen on; test accuracy is of images that no choice saw, by the searches' own float32 evaluation.",
         "ilp's last step, which compares its best candidates as a whole, was designed while resnet8's validation "
         "scores were looked at: for resnet8 the test column is the independent one.",
-        "rl's first episode asks for the memory-driven rule's policy; its evaluations and all others count, repeated "
-        "policies included. Images are what was inferred in all, for sensitivities as well.",
+        "memory-rule is the rule as published, memory-rule-filled what `harness search` makes of it: weights get bits "
+        "back until 99 % of the flash is used, and activations as long as the RAM lasts. Filling looks at bytes alone, "
+        "and has to take bits from some layers where the rule left less than any wider layer needs.",
+        "rl's first episodes ask for the memory-driven rule's policies, filled and as published; their evaluations and "
+        "all others count, repeated policies included. Images are what was inferred in all, for sensitivities as well.",
         "Seconds are the wall clock of one thread, beside whatever else the machine did; a search that is repeated "
         "tells those of its first time.",
         "All accuracies are after post-training quantisation, without any training. HAQ trains one epoch per episode.",
@@ -362,7 +400,7 @@ def _claims(limited: Sequence[Memory], weights_only: Sequence[Memory], searched:
         Claim(
             "weights alone under 2 MiB",
             "as accurate as non-uniform quantisation (published, abstract)",
-            ", ".join(f"{entry.network}: {entry.flash:,} B" for entry in weights_only),
+            ", ".join(f"{entry.network}: {entry.filled.flash:,} B" for entry in weights_only),
             ", ".join(f"{entry.mean_bits:.2f} bits per weight" for entry in weights_only)
             + " on the average may be had",
             "The footprint is reproduced; the accuracy is ImageNet's, which is not here.",
@@ -377,7 +415,8 @@ def _claims(limited: Sequence[Memory], weights_only: Sequence[Memory], searched:
     ]
     for one in searched:
         rows, network = one.rows, one.experiment.network
-        rl, ruled = mean(rows, "rl", "validation"), mean(rows, "memory-rule", "validation")
+        rl = mean(rows, "rl", "validation")
+        published, filled = (mean(rows, name, "validation") for name in (memory_rule.PUBLISHED, memory_rule.FILLED))
         drawn, solved = mean(rows, "random", "validation"), mean(rows, "ilp", "validation")
         solving = mean(rows, "ilp", "images")
         share, full = solving / mean(rows, "rl", "images"), solving / _full_search(one)
@@ -385,8 +424,10 @@ def _claims(limited: Sequence[Memory], weights_only: Sequence[Memory], searched:
             Claim(
                 f"the search, {network}",
                 "policies found by reinforcement learning, on ImageNet (published, no figure for this network)",
-                f"rl {rl:.2%}, random {drawn:.2%}, memory-rule {ruled:.2%}, ilp {solved:.2%} with {share:.2%} of rl's "
-                f"images, {full:.2%} of those of HAQ's {methods.EPISODES} episodes",
+                f"rl {rl:.2%}, random {drawn:.2%}, memory-rule {published:.2%} as published and {filled:.2%} filled "
+                f"(rl {100 * (rl - max(published, filled)):+.2f} points against the better of the two), ilp "
+                f"{solved:.2%} with {share:.2%} of rl's images, {full:.2%} of those of HAQ's {methods.EPISODES} "
+                "episodes",
                 f"{one.dataset}, {one.images:,} validation images, mean of {_seeds(rows)} seeds, "
                 f"{one.experiment.limits.flash:,} B of flash and {one.experiment.limits.ram:,} B of RAM, "
                 f"{one.experiment.episodes} episodes",
@@ -407,12 +448,31 @@ def _seeds(rows: Sequence[Row]) -> int:
 
 
 def _memory_table(entries: Sequence[Memory]) -> Table:
+    rows = []
+    for entry in entries:
+        for name, ruled in _policies(entry):
+            golden = {None: "-", True: "the same", False: "differs"}[entry.golden]
+            rows.append(
+                (
+                    entry.network,
+                    f"{entry.wide_flash:,}",
+                    f"{entry.wide_ram:,}",
+                    name,
+                    f"{ruled.flash:,}",
+                    _used(entry, ruled, FLASH),
+                    f"{ruled.ram:,}",
+                    _shortened(ruled.weights),
+                    _shortened(ruled.activations),
+                    golden if ruled is entry.published else "-",
+                )
+            )
     return Table(
         f"(a) The memory-driven rule under {FLASH:,} B of flash and {RAM:,} B of RAM",
         (
             "network",
             "8-bit flash",
             "8-bit peak RAM",
+            "rule",
             "flash",
             "of the limit",
             "RAM",
@@ -420,22 +480,23 @@ def _memory_table(entries: Sequence[Memory]) -> Table:
             "activations",
             "golden",
         ),
-        tuple(
-            (
-                entry.network,
-                f"{entry.wide_flash:,}",
-                f"{entry.wide_ram:,}",
-                f"{entry.flash:,}",
-                f"{entry.flash / FLASH:.1%}",
-                f"{entry.ram:,}",
-                _shortened(entry.weights),
-                _shortened(entry.activations),
-                {None: "-", True: "the same", False: "differs"}[entry.golden],
-            )
-            for entry in entries
-        ),
-        frozenset(range(1, 6)),
+        tuple(rows),
+        frozenset({1, 2, 4, 5, 6}),
     )
+
+
+def _policies(entry: Memory) -> list[tuple[str, Ruled]]:
+    """The rule's policies that differ."""
+    found = [("as published", entry.published)]
+    return found if entry.filled == entry.published else [*found, ("filled", entry.filled)]
+
+
+def _used(entry: Memory, ruled: Ruled, limit: int) -> str:
+    """The share of the limit; with the reason where a filled policy should use more of it."""
+    share = f"{ruled.flash / limit:.1%}"
+    if ruled is entry.published or entry.wide_flash <= limit or ruled.flash >= memory_rule.UTILISATION * limit:
+        return share
+    return f"{share}: {limit - ruled.flash:,} B are left, the smallest step is {ruled.step or 0:,} B"
 
 
 def _shortened(widths: str) -> str:
@@ -447,21 +508,25 @@ def _shortened(widths: str) -> str:
 
 
 def _weights_table(entries: Sequence[Memory]) -> Table:
+    rows = []
+    for entry in entries:
+        for name, ruled in _policies(entry):
+            rows.append(
+                (
+                    entry.network,
+                    f"{entry.wide_weights:,}",
+                    f"{entry.mean_bits:.2f}",
+                    name,
+                    f"{ruled.flash:,}",
+                    _used(entry, ruled, WEIGHTS_ONLY_FLASH),
+                    f"{ruled.ram:,}",
+                )
+            )
     return Table(
         f"(a) Weights alone under 2 MiB ({WEIGHTS_ONLY_FLASH:,} B), activations at 8 bits",
-        ("network", "8-bit weights", "mean bits at 2 MiB", "flash of the rule's policy", "of the limit", "peak RAM"),
-        tuple(
-            (
-                entry.network,
-                f"{entry.wide_weights:,}",
-                f"{entry.mean_bits:.2f}",
-                f"{entry.flash:,}",
-                f"{entry.flash / WEIGHTS_ONLY_FLASH:.1%}",
-                f"{entry.ram:,}",
-            )
-            for entry in entries
-        ),
-        frozenset(range(1, 6)),
+        ("network", "8-bit weights", "mean bits at 2 MiB", "rule", "flash", "of the limit", "peak RAM"),
+        tuple(rows),
+        frozenset({1, 2, 4, 5, 6}),
     )
 
 
@@ -510,7 +575,7 @@ def _search_table(one: Searched) -> Table:
 def _mean_table(one: Searched) -> Table:
     reference = {field: mean(one.rows, "rl", field) for field in ("validation", "test", "images")}
     rows = []
-    for method in methods.METHODS:
+    for method in COMPARED:
         validation, test, images = (mean(one.rows, method, field) for field in ("validation", "test", "images"))
         rows.append(
             (

@@ -110,12 +110,25 @@ class QuantizationEnv(gymnasium.Env[Observation, Action]):
             asked[decision.kind][decision.layer] = action
         return self.projection.project(asked["weights"], asked["activations"])
 
-    def rule(self) -> list[float]:
-        """The actions that ask for the memory-driven rule's policy: a first episode that is not bad."""
-        found = memory_rule(self.table, self.projection.limits, weights_only=self.projection.weights_only)
-        widths = {"weights": found.weights, "activations": found.activations}
-        actions = [middle(widths[decision.kind][decision.layer]) for decision in self.decisions]
-        return [float(action) for action in np.array(actions, self.action_space.dtype)]
+    def rules(self) -> list[list[float]]:
+        """Actions that ask for the memory-driven rule's policies, filled and as published: first episodes not bad.
+
+        Where the published one leaves flash unused its projection is neither.
+        """
+        episodes: list[list[float]] = []
+        for fill in (True, False):
+            found = memory_rule(
+                self.table, self.projection.limits, weights_only=self.projection.weights_only, fill=fill
+            )
+            widths = {"weights": found.weights, "activations": found.activations}
+            asked = np.array(
+                [middle(widths[decision.kind][decision.layer]) for decision in self.decisions],
+                self.action_space.dtype,
+            )
+            actions = [float(action) for action in asked]
+            if actions not in episodes:
+                episodes.append(actions)
+        return episodes
 
     def _observation(self) -> Observation:
         state: Observation = self._states[len(self._actions)].copy()

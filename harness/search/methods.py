@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 METHODS = ("memory-rule", "rl", "ilp", "random")
 # Changes whenever the same options shall no longer mean the same policy.
-_VERSION = 1
+_VERSION = 2
 
 # Episodes of rl and random, as in HAQ.
 EPISODES = 600
@@ -59,6 +59,7 @@ def search(
     episodes: int = EPISODES,
     seed: int = 0,
     weights_only: bool = False,
+    fill: bool = True,
     images: int | None = None,
     cache_dir: Path | None = None,
     reporter: Reporter | None = None,
@@ -66,10 +67,12 @@ def search(
 ) -> Found:
     """A policy for the float `graph` within `limits`.
 
+    fill: memory-rule uses what the rule as published leaves; the other methods always fill the flash.
+
     dataset: its validation split scores policies; None is enough for memory-rule, which then reports no score.
-    images: validation images of a score, 2,000 unless the split has fewer. cache_dir: scores are kept there, so that
-    a search that was interrupted finds them again and repeats in seconds what it had done; finished searches are kept
-    as well. evaluator: used again between searches of one network.
+    images: validation images of a score, 2,000 unless the split has fewer. cache_dir: scores are kept there, which
+    no other search of the same network infers again, checkpoints of rl's agent, from which a search that was
+    interrupted goes on, and finished searches. evaluator: used again between searches of one network.
     InputError where nothing fits, for unknown methods, and where outputs or the agent's losses stop being finite: the
     hint then says where the best policy until then is.
     """
@@ -90,13 +93,13 @@ def search(
                 f"method {method} scores policies on validation data, and {graph.name} has none",
                 hint="--method memory-rule needs no data; or give your own --weights and --data",
             )
-        return Found(memory_rule.find(tensors, limits, weights_only=weights_only))
+        return Found(memory_rule.find(tensors, limits, weights_only=weights_only, fill=fill))
     from harness.compress.deep.qat import deterministic
 
     # The agent's networks are small: with two threads it takes seven times as long as with one.
     with deterministic(threads=1):
         return _scored(
-            graph, dataset, limits, method, episodes, seed, weights_only, images, cache_dir, reporter, evaluator
+            graph, dataset, limits, method, episodes, seed, weights_only, fill, images, cache_dir, reporter, evaluator
         )
 
 
@@ -108,6 +111,7 @@ def _scored(
     episodes: int,
     seed: int,
     weights_only: bool,
+    fill: bool,
     images: int | None,
     cache_dir: Path | None,
     reporter: Reporter,
@@ -124,6 +128,8 @@ def _scored(
         options += (episodes, seed)
     elif method == "ilp":
         options += (ilp.IMAGES, ilp.CANDIDATES, ilp.JOINT_IMAGES)
+    else:
+        options += (fill,)
     finished = None
     if cache_dir is not None:
         key = hashlib.sha256(repr((evaluator.digest, options)).encode()).hexdigest()
@@ -135,7 +141,7 @@ def _scored(
     history: list[float] = []
     evaluations, inferred = 1, evaluator.images
     if method == "memory-rule":
-        policy = memory_rule.find(tensors, limits, weights_only=weights_only)
+        policy = memory_rule.find(tensors, limits, weights_only=weights_only, fill=fill)
     elif method == "ilp":
         from harness.search.projection import Projection
 
@@ -203,13 +209,19 @@ def _tried(
             best.update(info)
         advance(episode / episodes)
 
+    checkpoint = None
+    if method == "rl" and cache_dir is not None:
+        # Not of the number of episodes: a search for more of them goes on where a shorter one ended.
+        key = hashlib.sha256(repr((_VERSION, evaluator.digest, limits, weights_only, seed)).encode()).hexdigest()
+        checkpoint = cache_dir / "search" / f"{graph.name}-rl-{key[:24]}.safetensors"
+
     def policy() -> Policy:
         return env.table.policy(best["weights"], best["activations"], method=method, score=best["score"], seed=seed)
 
     with reporter.stage(f"{method}: {episodes} episodes on {graph.name}") as advance:
         try:
             if method == "rl":
-                rl.train(env, episodes, seed, told)
+                rl.train(env, episodes, seed, told, checkpoint=checkpoint, say=reporter.say)
             else:
                 random_search.sample(env, episodes, seed, told)
         except HarnessError as error:
@@ -217,6 +229,8 @@ def _tried(
                 kept = cache_dir / "search" / f"{graph.name}-last-good.json"
                 policy().write(kept)
                 error.hint = f"the best policy until then is in {kept}"
+                if checkpoint is not None and checkpoint.exists():
+                    error.hint += f", the agent's last good checkpoint in {checkpoint}"
             raise
     return policy()
 

@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import InternalError
+from harness.search.memory_rule import UTILISATION
 from harness.search.policy import WIDTHS
 from harness.search.tensors import Limits, Table
-
-# The share of the flash limit that a policy has to use where the network is larger than it.
-UTILISATION = 0.99
 
 # Bounds one program's search tree; the best policy found by then is taken. Programs of this size need a few hundred.
 _NODES = 20_000
