@@ -11,6 +11,7 @@ from firmware_images import INPUT, shared_cache, tiny
 
 from harness import boards
 from harness.boards import Board
+from harness.emulators.simulator import engine
 from harness.emulators.simulator.cycles import accelerator
 from harness.emulators.simulator.cycles.accelerator import AcceleratedCounter
 from harness.emulators.simulator.cycles.counter import PythonCounter
@@ -59,19 +60,55 @@ def seen(visits: list[Visits]) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("board", [F746, TIGHT], ids=["f746", "tight"])
-@pytest.mark.parametrize("label", ["count_loop", "count_mixed", "count_straight"])
+@pytest.mark.parametrize(
+    "label", ["count_loop", "count_mixed", "count_straight", "count_misaligned", "count_split", "code_in_ram"]
+)
 def test_counters_in_python_and_c_agree_bit_for_bit(label: str, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = []
-    for library in (accelerator.library, lambda: None):
+    for name in ("c", "c with hooks", "python"):
         with monkeypatch.context() as patch:
-            patch.setattr(accelerator, "library", library)
+            if name == "python":
+                patch.setattr(accelerator, "library", lambda: None)
+            if name == "c with hooks":
+                patch.setattr(accelerator, "split_size_offset", lambda _: None)
             made = machine(label, board)
-        kind = AcceleratedCounter if library is not None and library() else PythonCounter
+        kind = AcceleratedCounter if accelerator.library() and name != "python" else PythonCounter
         assert isinstance(made.counting, kind)
         made.run(timeout=60)
-        figures.append((made.instructions, made.cycles, made.read_register("r0"), seen(made.counting.visits())))
-    assert figures[0] == figures[1]
+        registers = [made.read_register(f"r{number}") for number in range(9)]
+        ram = made.read(0x2000_FF00, 0x600)
+        figures.append((made.instructions, made.cycles, registers, ram, seen(made.counting.visits())))
+    assert figures[0] == figures[1] == figures[2]
     assert figures[0][1] > 0
+
+
+def test_where_unicorn_splits_accesses_is_found() -> None:
+    # Without it every load and store of the firmware is hooked, and firmware runs at less than half the speed.
+    assert engine.split_size_offset(Machine(F746)._uc) is not None
+
+
+@pytest.mark.parametrize("board", [F746, TIGHT], ids=["f746", "tight"])
+def test_memory_that_is_watched_holds_what_any_memory_does(board: Board) -> None:
+    watched, plain = machine("count_misaligned", board), Machine(board)
+    plain.write(FLASH, cases().data)
+    plain.reset()
+    plain.write_register("pc", cases().labels["count_misaligned"])
+    for made in (watched, plain):
+        made.run(timeout=20)
+    assert watched.instructions == plain.instructions > 4 * 96 * 15
+    assert watched.read(0x2000_0000, 0x5_0000) == plain.read(0x2000_0000, 0x5_0000)
+
+
+def test_code_that_changes_in_watched_ram_runs_as_it_is_now() -> None:
+    made = machine("code_in_ram", TIGHT)
+    made.run(timeout=20)
+    assert made.read_register("r4") == 1 + 2
+
+
+def test_flash_that_is_watched_cannot_be_stored_to() -> None:
+    made = machine("store_flash", F746)
+    made.run(timeout=0.5)
+    assert made.read(0xE000ED29, 1)[0] & 2  # BFSR.PRECISERR
 
 
 @pytest.mark.parametrize("native", [True, False], ids=["c", "python"])

@@ -188,6 +188,77 @@ label count_conditional
 2:  add r0, r0, #1
     bx lr
 
+@ Accesses of every width that begin at every byte of some lines, around the end of tightly coupled memory and in flash.
+label count_misaligned
+    ldr r0, =SCB
+    mov r1, #0xF << 20
+    str r1, [r0, #0x88]
+    isb
+    ldr r7, =misaligned_ends
+1:  ldr r8, [r7], #4
+    cmp r8, #0
+    beq 3f
+    movs r6, #96
+2:  ldr r1, [r8]
+    ldrh r2, [r8]
+    ldrsb r3, [r8]
+    tst r8, #0x20000000         @ not in flash
+    itttt ne
+    strne r1, [r8]
+    ldrne r1, [r8, #5]
+    strhne r2, [r8, #31]
+    strne r1, [r8, #33]
+    bic r0, r8, #3
+    ldrd r1, r2, [r0, #4]
+    vldr d1, [r0, #36]
+    ldm r0, {r1, r2, r3, r4, r5}
+    ldrex r1, [r0]
+    tst r0, #0x20000000
+    beq 4f
+    strex r2, r1, [r0]
+    strd r1, r2, [r0, #12]
+    vstr d1, [r0, #28]
+    stm r0, {r1, r2, r3, r4, r5}
+4:  add r8, r8, #1
+    subs r6, #1
+    bne 2b
+    b 1b
+3:  wfi
+    b .
+.align 2
+misaligned_ends:
+    .word 0x2000FFD0, 0x200103D0, 0x20020001, 0x08000040, 0
+
+@ Misaligned accesses that begin in one line and end in the next, which nothing else touches.
+label count_split
+    ldr r0, =SCB
+    mov r1, #0xF << 20
+    str r1, [r0, #0x88]
+    isb
+    ldr r7, =split_begins
+1:  ldr r8, [r7], #4
+    cmp r8, #0
+    beq 3f
+    movs r6, #24
+2:  ldr r1, [r8]
+    ldrh r2, [r8, #129]
+    bic r0, r8, #3
+    vldr d1, [r0, #256]
+    tst r8, #0x20000000         @ not in flash
+    beq 4f
+    str r1, [r8, #384]
+    strh r2, [r8, #513]
+    vstr d1, [r0, #640]
+4:  add r8, r8, #64
+    subs r6, #1
+    bne 2b
+    b 1b
+3:  wfi
+    b .
+.align 2
+split_begins:                   @ the first comes to the end of tightly coupled memory
+    .word 0x2000FCFE, 0x2002001E, 0x0800001E, 0x0801005E, 0
+
 label leaf
     it ne
     bxne lr

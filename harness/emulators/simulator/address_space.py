@@ -12,11 +12,14 @@ import unicorn
 
 from harness.boards import Board
 from harness.emulators.simulator.chips import Chip
-from harness.emulators.simulator.engine import map_device
+from harness.emulators.simulator.engine import map_device, map_native_device
 from harness.emulators.simulator.peripherals import Peripheral
 
 PAGE = 0x400
 """Bytes: Unicorn's page on M-profile cores, and what STM32 chips give to one peripheral."""
+
+# Physical addresses of memory that firmware does not reach directly: behind all that it can name.
+_WATCHED = 1 << 32
 
 _MEMORY = unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC
 _DEVICE = unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE
@@ -72,6 +75,9 @@ class AddressSpace:
         self._memories: list[Memory] = []
         self._devices: list[tuple[range, Peripheral]] = []
         self._permissions: dict[int, int] = {}
+        # Pages -> their physical addresses, and who is told that code runs from them.
+        self._watched: dict[int, tuple[int, Callable[[int], None]]] = {}
+        self._next_watched = _WATCHED
         for region in board.memory:
             data = mmap.mmap(-1, region.length)
             if region.kind == "flash":
@@ -143,6 +149,36 @@ class AddressSpace:
             known = _DEVICE if any(page in place for place, _ in self._devices) else 0
             self._permissions[page] = known
         return known
+
+    def watch(self, within: range, read: Any, write: Any, data: Any, on_code: Callable[[int], None]) -> None:
+        """Let C functions load and store for the firmware in those pages, which one memory holds: `read(uc, offset,
+        size, data)` and `write(uc, offset, size, value, data)`, offset from the first of them. Misaligned accesses come
+        in pieces, as Unicorn splits them. Code still runs from there: on_code(page) is told when it is fetched.
+        """
+        physical = self._next_watched
+        map_native_device(self._uc, physical, len(within), read, write, data)
+        for page in range(within.start, within.stop, PAGE):
+            self._watched[page] = physical + page - within.start, on_code
+        self._next_watched += len(within)
+
+    def pointer(self, within: range) -> int | None:
+        """Where those addresses are in this process; None unless one memory holds all of them."""
+        memory = self.memory_at(within.start)
+        if memory is None or within.stop > memory.end:
+            return None
+        return ctypes.addressof(ctypes.c_char.from_buffer(memory.data)) + within.start - memory.origin
+
+    def page(self, page: int, fetch: bool) -> tuple[int, int]:
+        """(physical address, permissions) of a page, for loads and stores or for instructions."""
+        permissions = self.permissions(page)
+        watched = self._watched.get(page)
+        if watched is None:
+            return page, permissions
+        physical, on_code = watched
+        if not fetch:
+            return physical, permissions & ~unicorn.UC_PROT_EXEC
+        on_code(page)
+        return page, permissions & unicorn.UC_PROT_EXEC
 
     def memory_at(self, address: int) -> Memory | None:
         """The memory that holds `address`."""

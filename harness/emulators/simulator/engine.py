@@ -7,17 +7,23 @@ firmware runs twice as fast. That needs private names of the binding; where they
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import unicorn
+from unicorn import arm_const
 
 _unicorn: Any = unicorn
 
 UcError: type[Exception] = _unicorn.UcError
 
 STORE: int = unicorn.UC_MEM_WRITE
+
+FORGET_TRANSLATIONS: int = unicorn.UC_CTL_TB_REMOVE_CACHE | 2 << 26 | unicorn.UC_CTL_IO_WRITE << 30
+"""A uc_ctl() of two addresses: those from the first to before the second are translated anew."""
 
 # uc_cb_hookcode_t, uc_cb_hookmem_t, uc_cb_mmio_read_t and uc_cb_mmio_write_t of unicorn.h
 _BLOCK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
@@ -26,6 +32,9 @@ _ACCESS = ctypes.CFUNCTYPE(
 )
 _READ = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
 _WRITE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p)
+
+# How many bytes of a uc_engine are searched for one of its fields; all of it is over 12 kB (Unicorn 2.1).
+_SEARCHED = 4096
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,56 @@ def native_register_write(uc: Any) -> Any:
     return ctypes.cast(_library(uc).uc_reg_write, ctypes.c_void_p)
 
 
+def native_control(uc: Any) -> Any:
+    """The address of `uc_err uc_ctl(uc_engine *, uc_control_type, ...)`, for functions of a C library."""
+    return ctypes.cast(_library(uc).uc_ctl, ctypes.c_void_p)
+
+
+def split_size_offset(uc: Any) -> int | None:
+    """Where in its engine Unicorn keeps the size of the access whose pieces it makes; None where that is not found.
+
+    A C int, 0 while whole accesses are made. Nothing of Unicorn's interface tells it, so it is looked for: by loads and
+    stores, whole ones and split ones, on an engine made for that.
+    """
+    return _find_split_size() if _library(uc) is not None else None
+
+
+@cache
+def _find_split_size() -> int | None:
+    uc = thumb_engine(arm_const.UC_CPU_ARM_CORTEX_M4)
+    seen: list[tuple[int, ...]] = []
+
+    def look() -> None:
+        seen.append(struct.unpack(f"{_SEARCHED // 4}i", ctypes.string_at(uc._uch, _SEARCHED)))
+
+    def on_read(_uc: Any, _offset: int, _width: int, _data: Any) -> int:
+        look()
+        return 0
+
+    def on_write(_uc: Any, _offset: int, _width: int, _value: int, _data: Any) -> None:
+        look()
+
+    code, device = 0x1000, 0x2000
+    # ldr, str, ldrh, strh r0, [r1]
+    instructions = ((0x6808, 4), (0x6008, 4), (0x8808, 2), (0x8008, 2))
+    uc.mem_map(code, 0x1000)
+    uc.mem_write(code, b"".join(word.to_bytes(2, "little") for word, _ in instructions))
+    kept = map_device(uc, device, 0x1000, on_read, on_write)
+    possible = set(range(_SEARCHED // 4))
+    for index, (_, size) in enumerate(instructions):
+        for misaligned in (0, 1):
+            seen.clear()
+            uc.reg_write(arm_const.UC_ARM_REG_R1, device + misaligned)
+            try:
+                uc.emu_start(code + 2 * index | 1, 0, count=1)
+            except UcError:
+                return None
+            expected = size if misaligned else 0
+            possible = {at for at in possible if seen and all(words[at] == expected for words in seen)}
+    del kept
+    return 4 * possible.pop() if len(possible) == 1 else None
+
+
 def register_access(uc: Any) -> tuple[Callable[[int], int], Callable[[int, int], object]]:
     """(read, write) of one register of up to 64 bits, by its UC_ARM_REG_*. Not for two threads at a time."""
     library = _library(uc)
@@ -145,9 +204,15 @@ def map_device(
     if library is None:
         return uc.mmio_map(base, size, read, None, write, None)
     callbacks = _READ(read), _WRITE(write)
-    readers, writers = (ctypes.cast(callback, ctypes.c_void_p) for callback in callbacks)
-    _check(library.uc_mmio_map(uc._uch, ctypes.c_uint64(base), ctypes.c_uint64(size), readers, None, writers, None))
+    map_native_device(uc, base, size, *callbacks, None)
     return callbacks
+
+
+def map_native_device(uc: Any, base: int, size: int, read: Any, write: Any, data: Any) -> None:
+    """Call the C functions `read(uc, offset, width, data)` and `write(uc, offset, width, value, data)`."""
+    readers, writers = (ctypes.cast(function, ctypes.c_void_p) for function in (read, write))
+    place = ctypes.c_uint64(base), ctypes.c_uint64(size)
+    _check(_library(uc).uc_mmio_map(uc._uch, *place, readers, data, writers, data))
 
 
 def _hook(uc: Any, kind: int, signature: Any, function: Callable[..., None], within: range | None = None) -> Hook:

@@ -279,7 +279,7 @@ class Machine:
         if cycle_model is None:
             self._counter: Counter = BlockCounter(self._uc, self._on_new_block)
         else:
-            self._counter = self.counting = make_counter(self._uc, cycle_model, self._space.code, self._on_new_block)
+            self._counter = self.counting = make_counter(self._uc, cycle_model, self._space, self._on_new_block)
         self._add_hooks()
         self.reset()
 
@@ -593,9 +593,9 @@ class Machine:
             if self._event is None:
                 self._event = _Refused(access, page)
             return False
-        entry.paddr = page
-        entry.perms = permissions
-        if access != unicorn.UC_MEM_FETCH:
+        fetch = access == unicorn.UC_MEM_FETCH
+        entry.paddr, entry.perms = self._space.page(page, fetch)
+        if not fetch:
             self._registers.forget_it_state()
         return True
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define NOTHING UINT32_MAX
+#define PAGE 1024 /* Unicorn's, on M-profile cores */
 #define STORE 17 /* UC_MEM_WRITE */
 #define PREDICT_AT_FIRST 2
 #define PREDICT_TAKEN 2
@@ -35,9 +36,12 @@ struct cache {
     uint32_t *tags, *filled, *next;
 };
 
+/* Addresses whose accesses may wait; costly: 0 for one that never does. memory: what is there, for a place that is a
+ * device to Unicorn. code: 1 for each of its pages that code was fetched from. */
 struct place {
     struct counter *counter;
-    uint32_t miss, store;
+    uint32_t start, costly, miss, store;
+    uint8_t *memory, *code;
 };
 
 struct counter {
@@ -62,6 +66,10 @@ struct counter {
     int (*write)(void *uc, int number, const void *value); /* of the core's registers */
     int it_state;
     uint64_t it_state_cleared;
+    int (*control)(void *uc, unsigned type, ...); /* uc_ctl() */
+    uint32_t forget_code; /* its type that throws translations away */
+    uint32_t split_at; /* where in a uc_engine the size of an access that is being split is, else 0 */
+    uint32_t rest, rest_end; /* addresses of what is left of one that was split, if it goes on */
 };
 
 static void *grown(void *old, uint32_t *room, uint32_t wanted, size_t size)
@@ -212,6 +220,20 @@ void counter_on_block(void *uc, uint64_t address, uint32_t size, void *user)
     c->block = edge->block;
 }
 
+static inline void touch(struct counter *c, uint32_t address, uint32_t extra)
+{
+    uint32_t line = address >> c->data.shift;
+    if (line == c->data.last || !cache_fill(&c->data, line)) {
+        return;
+    }
+    c->cycles += extra;
+    if (c->current != NOTHING) {
+        c->edges[c->current].data += extra;
+    }
+}
+
+/* ---- memory that is hooked */
+
 void counter_on_access(void *uc, int kind, uint64_t address, int size, int64_t value, void *user)
 {
     (void)size;
@@ -220,14 +242,67 @@ void counter_on_access(void *uc, int kind, uint64_t address, int size, int64_t v
     struct counter *c = place->counter;
     /* Unicorn sets ITSTATE for this hook and leaves it so: what follows an IT block would be conditional, too. */
     c->write(uc, c->it_state, &c->it_state_cleared);
-    uint32_t line = (uint32_t)address >> c->data.shift;
-    if (line == c->data.last || !cache_fill(&c->data, line)) {
-        return;
+    touch(c, (uint32_t)address, kind == STORE ? place->store : place->miss);
+}
+
+/* ---- memory that is a device */
+
+/* Unicorn splits misaligned accesses to devices: loads into two aligned ones, the first of which holds the address,
+ * stores into bytes. Only the first piece counts, as only the address does of a whole access. */
+static inline bool goes_on(struct counter *c, const void *uc, uint32_t address, uint32_t size, bool store)
+{
+    int32_t whole;
+    memcpy(&whole, (const char *)uc + c->split_at, sizeof whole);
+    if (!whole) {
+        return false;
     }
-    uint32_t extra = kind == STORE ? place->store : place->miss;
-    c->cycles += extra;
-    if (c->current != NOTHING) {
-        c->edges[c->current].data += extra;
+    bool more = address == c->rest;
+    if (!more) {
+        c->rest_end = address + (uint32_t)(store ? whole : 2 * whole);
+    }
+    c->rest = address + size == c->rest_end ? NOTHING : address + size;
+    return more;
+}
+
+/* Memory is little-endian, and so is this machine: see library(). Sizes are written out, for speed. */
+static inline uint64_t loaded(const uint8_t *from, unsigned size)
+{
+    uint32_t word;
+    uint16_t half;
+    switch (size) {
+    case 4:
+        memcpy(&word, from, sizeof word);
+        return word;
+    case 2:
+        memcpy(&half, from, sizeof half);
+        return half;
+    default:
+        return *from;
+    }
+}
+
+uint64_t counter_on_load(void *uc, uint64_t offset, unsigned size, void *user)
+{
+    const struct place *place = user;
+    struct counter *c = place->counter;
+    uint32_t address = place->start + (uint32_t)offset;
+    if (!goes_on(c, uc, address, size, false) && place->costly) {
+        touch(c, address, place->miss);
+    }
+    return loaded(place->memory + offset, size);
+}
+
+void counter_on_store(void *uc, uint64_t offset, unsigned size, uint64_t value, void *user)
+{
+    const struct place *place = user;
+    struct counter *c = place->counter;
+    uint32_t address = place->start + (uint32_t)offset;
+    if (!goes_on(c, uc, address, size, true) && place->store) {
+        touch(c, address, place->store);
+    }
+    memcpy(place->memory + offset, &value, size);
+    if (place->code[offset / PAGE]) {
+        c->control(uc, c->forget_code, (uint64_t)address, (uint64_t)address + size);
     }
 }
 
@@ -244,7 +319,7 @@ struct counter *counter_new(const uint32_t fetch[3], const uint32_t data[3], uin
     c->places = calloc(places + 1u, sizeof *c->places);
     c->table = grown(NULL, &c->table_room, 4096, sizeof *c->table);
     memset(c->table, 0xFF, c->table_room * sizeof *c->table);
-    c->current = c->block = NOTHING;
+    c->current = c->block = c->rest = NOTHING;
     c->stamp = 1;
     c->limit = UINT64_MAX;
     return c;
@@ -280,10 +355,22 @@ void counter_it_state(struct counter *c, void *write, int number, uint32_t clear
     c->it_state_cleared = cleared;
 }
 
-struct place *counter_place(struct counter *c, uint32_t miss, uint32_t store)
+/* control: uc_ctl(); forget_code: its type that throws translations away. split_at: see struct counter. */
+void counter_devices(struct counter *c, void *control, uint32_t forget_code, uint32_t split_at)
+{
+    c->control = (int (*)(void *, unsigned, ...))control;
+    c->forget_code = forget_code;
+    c->split_at = split_at;
+}
+
+/* fields: start, costly, miss, store, as in struct place. memory and code: NULL for a place that is hooked. */
+struct place *counter_place(struct counter *c, const uint32_t fields[4], uint8_t *memory, uint8_t *code)
 {
     struct place *place = &c->places[c->place_count++];
-    *place = (struct place){c, miss, store};
+    *place = (struct place){
+        .counter = c, .start = fields[0], .costly = fields[1], .miss = fields[2], .store = fields[3],
+        .memory = memory, .code = code,
+    };
     return place;
 }
 
@@ -349,6 +436,7 @@ void counter_restart(struct counter *c)
     }
     cache_clear(&c->fetch);
     cache_clear(&c->data);
+    c->rest = NOTHING;
     c->stamp++;
 }
 

@@ -11,22 +11,28 @@ import hashlib
 import logging
 import os
 import subprocess
+import sys
 import tempfile
 import weakref
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.emulators.simulator.address_space import PAGE, AddressSpace
 from harness.emulators.simulator.block_counter import NO_LIMIT
 from harness.emulators.simulator.core_registers import IT_STATE_CLEARED, IT_STATE_REGISTER
-from harness.emulators.simulator.cycles.dynamic import Side
-from harness.emulators.simulator.cycles.edges import Block, Edge, Edges, ReadCode, Visits
+from harness.emulators.simulator.cycles.dynamic import Place, Side
+from harness.emulators.simulator.cycles.edges import Block, Edge, Edges, Visits
 from harness.emulators.simulator.cycles.model import CycleModel
 from harness.emulators.simulator.engine import (
+    FORGET_TRANSLATIONS,
     Hook,
     hook_native_accesses,
     hook_native_blocks,
+    native_control,
     native_register_write,
+    split_size_offset,
 )
 from harness.files import cache_dir
 from harness.toolchain import compiler
@@ -43,7 +49,7 @@ _ANSWER = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32)
 @cache
 def library() -> Any:
     """The compiled accelerator, or None."""
-    if os.environ.get("HARNESS_CYCLES") == "python":
+    if os.environ.get("HARNESS_CYCLES") == "python" or sys.byteorder != "little":
         return None
     source = Path(__file__).with_name("accelerator.c")
     found = compiler.find_host()
@@ -77,9 +83,9 @@ def _build(program: Path, source: Path, path: Path) -> None:
 class AcceleratedCounter:
     """CycleCounting in C. library: what library() returned."""
 
-    def __init__(self, uc: Any, model: CycleModel, read_code: ReadCode, unknown: Any, library: Any) -> None:
+    def __init__(self, uc: Any, model: CycleModel, space: AddressSpace, unknown: Any, library: Any) -> None:
         self._library = library
-        self._edges = Edges(model, read_code)
+        self._edges = Edges(model, space.code)
         self._unknown = unknown
         self._known: list[Edge] = []
         self._ways: dict[int, list[int]] = {}
@@ -91,7 +97,8 @@ class AcceleratedCounter:
         self._limit = NO_LIMIT
         places = model.memory.data.places if model.memory.data else ()
         self._counter = ctypes.c_void_p(
-            library.counter_new(_geometry(model.memory.fetch), _geometry(model.memory.data), len(places))
+            # A place may need another one in front of it, see _watch().
+            library.counter_new(_geometry(model.memory.fetch), _geometry(model.memory.data), 2 * len(places))
         )
         # Not at exit, when the core's thread may still be inside.
         weakref.finalize(self, library.counter_free, self._counter).atexit = False
@@ -100,12 +107,42 @@ class AcceleratedCounter:
         library.counter_callbacks(self._counter, *(ctypes.cast(one, ctypes.c_void_p) for one in self._callbacks))
         library.counter_it_state(self._counter, native_register_write(uc), IT_STATE_REGISTER, IT_STATE_CLEARED)
         self._hooks: list[Hook] = [hook_native_blocks(uc, library.counter_on_block, self._counter)]
-        for place in places:
-            data = ctypes.c_void_p(library.counter_place(self._counter, place.miss, place.sequential))
-            within = range(place.start, place.end)
-            stores = bool(place.sequential)
-            self._hooks.append(hook_native_accesses(uc, library.counter_on_access, data, within, stores=stores))
+        split_at = split_size_offset(uc)
+        # Hooks slow down all of the firmware's loads and stores, devices only those that reach them.
+        if split_at is not None and all(_is_watchable(space, place) for place in places):
+            library.counter_devices(self._counter, native_control(uc), FORGET_TRANSLATIONS, split_at)
+            for place in places:
+                self._watch(space, place, places)
+        else:
+            for place in places:
+                self._hook(uc, place)
         self.leave()
+
+    def _hook(self, uc: Any, place: Place) -> None:
+        fields = (ctypes.c_uint32 * 4)(place.start, 1, place.miss, place.sequential)
+        data = ctypes.c_void_p(self._library.counter_place(self._counter, fields, None, None))
+        within = range(place.start, place.end)
+        stores = bool(place.sequential)
+        self._hooks.append(hook_native_accesses(uc, self._library.counter_on_access, data, within, stores=stores))
+
+    def _watch(self, space: AddressSpace, place: Place, places: Sequence[Place]) -> None:
+        self._watch_pages(space, range(place.start, place.end), place)
+        # The first piece of a misaligned access may be in front of the place, and says that the second does not count.
+        before = range(place.start - PAGE, place.start)
+        if space.memory_at(before.start) is not None and not any(before.start in range(p.start, p.end) for p in places):
+            self._watch_pages(space, before, None)
+
+    def _watch_pages(self, space: AddressSpace, within: range, place: Place | None) -> None:
+        library = self._library
+        fields = (ctypes.c_uint32 * 4)(within.start, *((1, place.miss, place.sequential) if place else (0, 0, 0)))
+        code = (ctypes.c_uint8 * (len(within) // PAGE))()
+
+        def on_code(page: int) -> None:
+            code[(page - within.start) // PAGE] = 1
+
+        pointer = ctypes.c_void_p(space.pointer(within))
+        data = ctypes.c_void_p(library.counter_place(self._counter, fields, pointer, code))
+        space.watch(within, library.counter_on_load, library.counter_on_store, data, on_code)
 
     def _meet(self, address: int, size: int) -> int:
         """An edge that is taken for the first time: 1 when it is known now, 0 when the run is being stopped."""
@@ -234,6 +271,11 @@ class AcceleratedCounter:
         """See CycleCounting."""
         self._keeping = True
         self._library.counter_clear_visits(self._counter)
+
+
+def _is_watchable(space: AddressSpace, place: Place) -> bool:
+    within = range(place.start, place.end)
+    return not place.start % PAGE and not place.end % PAGE and space.pointer(within) is not None
 
 
 def _geometry(side: Side | None) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from harness.emulators.simulator.address_space import AddressSpace
 from harness.emulators.simulator.block_counter import NO_LIMIT
 from harness.emulators.simulator.core_registers import IT_STATE_CLEARED, IT_STATE_REGISTER
 from harness.emulators.simulator.cycles.dynamic import (
@@ -331,11 +332,11 @@ class _Lines:
         self._next = [0] * self._sets
 
 
-def make_counter(uc: Any, model: CycleModel, read_code: ReadCode, unknown: Unknown) -> CycleCounting:
+def make_counter(uc: Any, model: CycleModel, space: AddressSpace, unknown: Unknown) -> CycleCounting:
     """The fastest counter that works here."""
     from harness.emulators.simulator.cycles import accelerator
 
     library = accelerator.library() if has_native_hooks(uc) else None
     if library is None:
-        return PythonCounter(uc, model, read_code, unknown)
-    return accelerator.AcceleratedCounter(uc, model, read_code, unknown, library)
+        return PythonCounter(uc, model, space.code, unknown)
+    return accelerator.AcceleratedCounter(uc, model, space, unknown, library)
