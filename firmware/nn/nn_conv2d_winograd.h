@@ -12,6 +12,7 @@
 #ifndef NN_CONV2D_WINOGRAD_H
 #define NN_CONV2D_WINOGRAD_H
 
+#include "nn_halves.h"
 #include "nn_packed.h"
 
 /* What one pass computes: 16 times the sums of pairs of tiles with four filters. Assembly knows this record's layout.
@@ -30,7 +31,7 @@ typedef struct {
 } nn_winograd_pass;
 
 /* weights: of each four filters, four channels and one of the filters, nine words of four bytes, tap by tap; of 4 and 2
- * bits, with the offset 2^(bits - 1), two and four of these words in one, the first in the lowest bits of each byte. chunk: rows of tiles at a
+ * bits, two and four filters share these words, the first in the highest bits of each byte. chunk: rows of tiles at a
  * time. pass: nn_winograd_run for as many channels. zeros: eight. */
 typedef struct {
     nn_conv2d_shape shape;
@@ -152,50 +153,6 @@ NN_INLINE void nn_winograd_run(const nn_winograd_pass *pass, uint32_t unroll, bo
 #endif
 }
 
-/* ---- halves of words */
-
-NN_INLINE uint32_t nn_halves_add(uint32_t a, uint32_t b)
-{
-#if NN_DSP
-    return (uint32_t)__sadd16((int16x2_t)a, (int16x2_t)b);
-#else
-    return ((a + b) & 0xFFFFu) | ((a & 0xFFFF0000u) + (b & 0xFFFF0000u));
-#endif
-}
-
-NN_INLINE uint32_t nn_halves_subtract(uint32_t a, uint32_t b)
-{
-#if NN_DSP
-    return (uint32_t)__ssub16((int16x2_t)a, (int16x2_t)b);
-#else
-    return ((a - b) & 0xFFFFu) | ((a & 0xFFFF0000u) - (b & 0xFFFF0000u));
-#endif
-}
-
-/* Bytes 0 and 2 (odd: 1 and 3) as halves; with their sign, or not. */
-NN_INLINE uint32_t nn_halves_of(uint32_t bytes, bool odd, bool is_signed)
-{
-#if NN_DSP
-    uint32_t halves;
-    if (odd && is_signed) {
-        __asm__("sxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(bytes));
-    } else if (odd) {
-        __asm__("uxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(bytes));
-    } else if (is_signed) {
-        __asm__("sxtb16 %0, %1" : "=r"(halves) : "r"(bytes));
-    } else {
-        __asm__("uxtb16 %0, %1" : "=r"(halves) : "r"(bytes));
-    }
-    return halves;
-#else
-    const uint32_t shifted = odd ? bytes >> 8 : bytes;
-    if (!is_signed) {
-        return shifted & 0x00FF00FFu;
-    }
-    return ((uint32_t)(int8_t)shifted & 0xFFFFu) | (uint32_t)(int8_t)(shifted >> 16) << 16;
-#endif
-}
-
 /* ---- transforms */
 
 /* The 16 pixels of the tile that begins at (top, left), of all channels, to `target`: `product` words from a product's to
@@ -252,42 +209,26 @@ NN_INLINE void nn_winograd_input(const nn_conv2d_winograd_layer *layer, const ui
     }
 }
 
-/* Four bytes with the offset 2^(bits - 1) as bytes with a sign. */
-NN_INLINE uint32_t nn_winograd_centre(uint32_t bytes, uint32_t bits)
-{
-    const uint32_t offsets = (1u << (bits - 1u)) * 0x01010101u;
-#if NN_DSP
-    return (uint32_t)__ssub8((int8x4_t)bytes, (int8x4_t)offsets);
-#else
-    return (bytes + 0x80808080u - offsets) ^ 0x80808080u;
-#endif
-}
-
-/* The weights of four filters, of `bits` bits, to `target`. */
+/* The weights of four filters, of `bits` bits, to `target`, times 2^(8 - bits): each is at the top of its byte, where
+ * extending its sign costs nothing. */
 NN_INLINE void nn_winograd_weights(uint32_t channels, uint32_t bits, const uint32_t *packed, nn_word *target)
 {
     const uint32_t product = 2u * channels, per_word = 8u / bits;
-    uint32_t mask = ((1u << bits) - 1u) * 0x01010101u;
-#if NN_DSP
-    /* In a register, AND shifts its other operand by itself; as a constant it would take another instruction. */
-    __asm__("" : "+r"(mask));
-#endif
+    const uint32_t mask = (0xFFu << (8u - bits) & 0xFFu) * 0x01010101u;
     for (uint32_t four = 0; four < channels / 4u; four++, target += 8) {
-        uint32_t taps[36];
-        const uint32_t *weights = packed;
-        if (bits < 8u) {
-            uint32_t *tap = taps;
-            for (const uint32_t *word = packed; word != packed + 36u / per_word; word++) {
-                const uint32_t fields = *word;
-                NN_UNROLL
-                for (uint32_t i = 0; i < per_word; i++) {
-                    *tap++ = nn_winograd_centre(fields >> (i * bits) & mask, bits);
+        for (uint32_t filter = 0; filter < 4u; filter++) {
+            uint32_t taps[9];
+            const uint32_t *weights = packed;
+            if (bits < 8u) {
+                NN_UNROLL_LONG
+                for (uint32_t tap = 0; tap < 9u; tap++) {
+                    taps[tap] = packed[tap] << (filter % per_word * bits) & mask;
                 }
+                weights = taps;
             }
-            weights = taps;
-        }
-        packed += 36u / per_word;
-        for (uint32_t filter = 0; filter < 4u; filter++, weights += 9) {
+            if (filter % per_word + 1u == per_word) {
+                packed += 9;
+            }
             NN_UNROLL
             for (uint32_t half = 0; half < 2u; half++) {
                 uint32_t t[4][3];
@@ -322,6 +263,7 @@ NN_INLINE void nn_winograd_output(const nn_conv2d_winograd_layer *layer, const i
 {
     const nn_conv2d_shape *s = &layer->shape;
     const int32_t bias = layer->bias[filter];
+    const uint32_t shift = 10u - layer->weight_bits;
     uint32_t t[2][4];
     NN_UNROLL
     for (uint32_t j = 0; j < 4u; j++) {
@@ -335,11 +277,11 @@ NN_INLINE void nn_winograd_output(const nn_conv2d_winograd_layer *layer, const i
     for (uint32_t y = 0; y < 2u; y++) {
         if (s->rows % 2u == 0 || row + y < s->rows) {
             const uint32_t at = index + y * s->columns * s->filters;
-            /* Four times the sum of the convolution. */
-            const int32_t left = (int32_t)(t[y][0] + t[y][1] + t[y][2]) >> 2;
+            /* Four times the sum of the convolution, with weights as far up in their bytes as they are. */
+            const int32_t left = (int32_t)(t[y][0] + t[y][1] + t[y][2]) >> shift;
             nn_finish(output, at, s->output, &layer->requantize, s->relu, left + bias, filter);
             if (s->columns % 2u == 0 || column + 1u < s->columns) {
-                const int32_t right = (int32_t)(t[y][1] - t[y][2] - t[y][3]) >> 2;
+                const int32_t right = (int32_t)(t[y][1] - t[y][2] - t[y][3]) >> shift;
                 nn_finish(output, at + s->filters, s->output, &layer->requantize, s->relu, right + bias, filter);
             }
         }

@@ -20,6 +20,7 @@ from harness.ops.lowering import (
     requantization_fields,
 )
 from harness.ops.max_pool2d import Window, pool_fields, pool_instructions
+from harness.ops.pool2d_fours import FoursAvgPool2d
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class AvgPool2d(Operator):
 
     @property
     def forms(self) -> tuple[Form[Any], ...]:
-        return PlainAvgPool2d(), PackedAvgPool2d()
+        return FoursAvgPool2d(), PlainAvgPool2d(), PackedAvgPool2d()
 
     @property
     def parameters(self) -> dict[str, Array]:

@@ -28,12 +28,17 @@ _TILES = 16
 
 
 def pack_taps(weight: Array, bits: int) -> Array:
-    """(O, 3, 3, I) int8 -> uint32: of four channels a word, (four filters, four channels, filter, tap), or a part."""
+    """(O, 3, 3, I) int8 -> uint32: words of four channels, as (four filters, four channels, filter, tap).
+
+    Filters of 4 and 2 bits share their words, two or four of them, the first in the highest bits of each byte.
+    """
     filters, _, _, channels = weight.shape
+    shared = 8 // bits
     fours = weight.reshape(filters // 4, 4, 9, channels // 4, 4).transpose(0, 3, 1, 2, 4)
-    offset = 0 if bits == 8 else 2 ** (bits - 1)
-    words = np.ascontiguousarray(fours + np.int8(offset), np.int8).view("<u4").reshape(-1, 8 // bits)
-    packed: Array = np.bitwise_or.reduce(words << (bits * np.arange(8 // bits, dtype=np.uint32)), axis=1)
+    fields = (np.ascontiguousarray(fours).view(np.uint8) & np.uint8(2**bits - 1)).view("<u4")
+    fields = fields.reshape(filters // 4, channels // 4, 4 // shared, shared, 9)
+    shifts = bits * np.arange(shared - 1, -1, -1, dtype=np.uint32)
+    packed: Array = np.bitwise_or.reduce(fields << shifts[:, None], axis=3).ravel()
     return packed
 
 
@@ -52,9 +57,9 @@ class WinogradConv2d(Form["Conv2d"]):
             return False
         if filters % 4 or channels % 4 or site.output.packed:
             return False
-        # Four times every sum of products has to fit.
+        # Four times every sum of products has to fit, with weights at the top of their bytes.
         reach = np.abs(layer.weight.astype(np.int64)).reshape(filters, -1).sum(axis=1).max() * (2**site.input.bits - 1)
-        return bool(4 * reach < INT32_LIMIT)
+        return bool(reach << 10 - layer.weight_bits < INT32_LIMIT)
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
         filters, channels = layer.weight.shape[0], layer.weight.shape[3]
@@ -67,7 +72,7 @@ class WinogradConv2d(Form["Conv2d"]):
         return Cost(
             flash=9 * filters * channels * layer.weight_bits // 8 + 8 * filters + 32,
             scratch=self._scratch(layer, site),
-            instructions=chunks * filters // 4 * (one_pass + channels * (213 if layer.weight_bits == 8 else 255) + 60)
+            instructions=chunks * filters // 4 * (one_pass + channels * (210 if layer.weight_bits == 8 else 245) + 60)
             + tiles * (250 + channels // 4 * 190)
             + tiles * filters * 84,
             code=2300,

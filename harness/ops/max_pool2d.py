@@ -10,6 +10,7 @@ import numpy as np
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Shape
 from harness.ops.lowering import Cost, Form, Lowering, Site, Storage, Value
+from harness.ops.pool2d_fours import FoursMaxPool2d
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class MaxPool2d(Operator):
 
     @property
     def forms(self) -> tuple[Form[Any], ...]:
-        return PlainMaxPool2d(), PackedMaxPool2d()
+        return FoursMaxPool2d(), PlainMaxPool2d(), PackedMaxPool2d()
 
     def output_shape(self, *inputs: Shape) -> Shape:
         height, width, channels = inputs[0]

@@ -1,0 +1,113 @@
+/* Words as two halves or four bytes, computed side by side: what kernels share of the DSP extension, and in plain C. */
+#ifndef NN_HALVES_H
+#define NN_HALVES_H
+
+#include "nn_base.h"
+
+NN_INLINE uint32_t nn_halves_add(uint32_t a, uint32_t b)
+{
+#if NN_DSP
+    return (uint32_t)__sadd16((int16x2_t)a, (int16x2_t)b);
+#else
+    return ((a + b) & 0xFFFFu) | ((a & 0xFFFF0000u) + (b & 0xFFFF0000u));
+#endif
+}
+
+NN_INLINE uint32_t nn_halves_subtract(uint32_t a, uint32_t b)
+{
+#if NN_DSP
+    return (uint32_t)__ssub16((int16x2_t)a, (int16x2_t)b);
+#else
+    return ((a - b) & 0xFFFFu) | ((a & 0xFFFF0000u) - (b & 0xFFFF0000u));
+#endif
+}
+
+/* Bytes 0 and 2 (odd: 1 and 3) as halves; with their sign, or not. */
+NN_INLINE uint32_t nn_halves_of(uint32_t bytes, bool odd, bool is_signed)
+{
+#if NN_DSP
+    uint32_t halves;
+    if (odd && is_signed) {
+        __asm__("sxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(bytes));
+    } else if (odd) {
+        __asm__("uxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(bytes));
+    } else if (is_signed) {
+        __asm__("sxtb16 %0, %1" : "=r"(halves) : "r"(bytes));
+    } else {
+        __asm__("uxtb16 %0, %1" : "=r"(halves) : "r"(bytes));
+    }
+    return halves;
+#else
+    const uint32_t shifted = odd ? bytes >> 8 : bytes;
+    if (!is_signed) {
+        return shifted & 0x00FF00FFu;
+    }
+    return ((uint32_t)(int8_t)shifted & 0xFFFFu) | (uint32_t)(int8_t)(shifted >> 16) << 16;
+#endif
+}
+
+/* halves + nn_halves_of(bytes, odd, false). */
+NN_INLINE uint32_t nn_halves_add_bytes(uint32_t halves, uint32_t bytes, bool odd)
+{
+#if NN_DSP
+    if (odd) {
+        __asm__("uxtab16 %0, %0, %1, ror #8" : "+r"(halves) : "r"(bytes));
+    } else {
+        __asm__("uxtab16 %0, %0, %1" : "+r"(halves) : "r"(bytes));
+    }
+    return halves;
+#else
+    return nn_halves_add(halves, nn_halves_of(bytes, odd, false));
+#endif
+}
+
+/* (factor * the lower or upper half, with its sign, >> 16) + addend, in 32 bits that it fits in. */
+NN_INLINE int32_t nn_halves_scale(int32_t factor, uint32_t halves, bool upper, int32_t addend)
+{
+#if NN_DSP
+    int32_t result;
+    if (upper) {
+        __asm__("smlawt %0, %1, %2, %3" : "=r"(result) : "r"(factor), "r"(halves), "r"(addend));
+    } else {
+        __asm__("smlawb %0, %1, %2, %3" : "=r"(result) : "r"(factor), "r"(halves), "r"(addend));
+    }
+    return result;
+#else
+    return (int32_t)(((int64_t)factor * (int16_t)(halves >> (upper ? 16 : 0))) >> 16) + addend;
+#endif
+}
+
+/* The upper halves of two words, clamped to `bits` bits without sign: that of `low` in the lower half. */
+NN_INLINE uint32_t nn_halves_saturate_tops(int32_t low, int32_t high, uint32_t bits)
+{
+#if NN_DSP
+    uint32_t tops;
+    __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(tops) : "r"(high), "r"(low));
+    __asm__("usat16 %0, %1, %0" : "+r"(tops) : "i"(bits) : "cc");
+    return tops;
+#else
+    return (uint32_t)nn_clamp(low >> 16, bits) | (uint32_t)nn_clamp(high >> 16, bits) << 16;
+#endif
+}
+
+/* The larger of each two bytes without sign. */
+NN_INLINE uint32_t nn_bytes_max(uint32_t a, uint32_t b)
+{
+#if NN_DSP
+    uint32_t difference;
+    __asm__("usub8 %[difference], %[a], %[b]\n\t"
+            "sel %[a], %[a], %[b]"
+            : [a] "+r"(a), [difference] "=&r"(difference)
+            : [b] "r"(b)
+            : "cc");
+    return a;
+#else
+    uint32_t largest = 0;
+    for (uint32_t mask = 0xFFu; mask; mask <<= 8) {
+        largest |= (a & mask) > (b & mask) ? a & mask : b & mask;
+    }
+    return largest;
+#endif
+}
+
+#endif
