@@ -512,6 +512,26 @@ def test_ready_flags_follow() -> None:
     assert word(made, rcc + 8) == 0xA
 
 
+def test_what_start_code_of_an_stm32u5_waits_for_comes() -> None:
+    """ST's HAL stops in its error handler where one of these does not (RM0456: PWR_SVMSR, ADC_ISR, OTG_GRSTCTL)."""
+    made = Machine(boards.load("b-u585i"))
+    made.reset()
+
+    def write(address: int, value: int) -> None:
+        made.write(address, value.to_bytes(4, "little"))
+
+    write(0x4602_0C94, 1 << 2)  # PWREN
+    write(0x4602_0C8C, 1 << 14 | 1 << 10)  # OTGEN, ADC12EN
+    power, usb, converter = 0x4602_0800, 0x4204_0000, 0x4202_8000
+    for range_, regulator in ((3, 0), (1, 2)):
+        write(power + 0x08, regulator)
+        write(power + 0x0C, range_ << 16)
+        assert word(made, power + 0x3C) == range_ << 16 | 1 << 15 | regulator
+    write(usb + 0x10, 0x31)
+    assert word(made, usb + 0x10) == 1 << 31
+    assert word(made, converter) & 1 << 12
+
+
 def test_a_board_that_is_not_modelled_is_refused() -> None:
     with pytest.raises(InputError, match="mps2-an386"):
         Machine(boards.load("mps2-an386"))

@@ -74,9 +74,9 @@ class Block:
 
     kind: `registers` keep what is written; `usart` moves bytes (the register layout of STM32F0, F3, F7, G, H, L4, U5,
     LPUARTs too); `usart_v1` is the older layout (STM32F1, F2, F4, L1), `nrf_uart` Nordic's; `timer16` and `timer32` are
-    general-purpose timers. reset: offset -> value after reset, where not 0. ones: offset -> bits that always read 1,
-    whatever is written. interrupt: its line of the NVIC. prescaler: of a timer's bus; without one it counts the core's
-    clock.
+    general-purpose timers. reset: offset -> value after reset, where not 0. ones, zeros: offset -> bits that always
+    read 1 or 0, whatever is written. interrupt: its line of the NVIC. prescaler: of a timer's bus; without one it
+    counts the core's clock.
     """
 
     name: str
@@ -87,6 +87,7 @@ class Block:
     reset: Mapping[int, int] = field(default_factory=dict)
     mirrors: tuple[Mirror, ...] = ()
     ones: Mapping[int, int] = field(default_factory=dict)
+    zeros: Mapping[int, int] = field(default_factory=dict)
     interrupt: int | None = None
     prescaler: Prescaler | None = None
 

@@ -66,7 +66,7 @@ class Registers(Peripheral):
 
     def read(self, offset: int) -> int:
         """See Peripheral."""
-        word = self._words.get(offset, 0) | self._block.ones.get(offset, 0)
+        word = self._words.get(offset, 0) & ~self._block.zeros.get(offset, 0) | self._block.ones.get(offset, 0)
         for mirror in self._mirrors.get(offset, ()):
             shown = self._words.get(mirror.source, 0) & mirror.mask
             word = word & ~_shifted(mirror.mask, mirror.shift) | _shifted(shown, mirror.shift)

@@ -335,8 +335,12 @@ _STM32U585 = Chip(
             "PWR",
             0x4602_0800,
             enable=(_U5_AHB3, 2),
-            ones={0x0C: 1 << 15},  # VOSRDY
-            mirrors=(Mirror(0x0C, 1 << 18, 0x0C, -4),),  # BOOSTEN -> BOOSTRDY
+            ones={0x0C: 1 << 15, 0x3C: 1 << 15},  # VOSRDY, ACTVOSRDY
+            mirrors=(
+                Mirror(0x0C, 1 << 18, 0x0C, -4),  # BOOSTEN -> BOOSTRDY
+                Mirror(0x0C, 3 << 16, 0x3C, 0),  # VOS -> ACTVOS
+                Mirror(0x08, 1 << 1, 0x3C, 0),  # REGSEL -> REGS
+            ),
         ),
         Block("FLASH", 0x4002_2000, reset={0x00: 0x1, 0x28: 0xC000_0000, 0x2C: 0xC000_0000}),
         Block("ICACHE", 0x4003_0400, reset={0x00: 0x4}, ones={0x04: 0x2}),  # BSYENDF: it has emptied itself
@@ -350,6 +354,15 @@ _STM32U585 = Chip(
                 "B": {0x00: 0xFFFF_FEBF, 0x0C: 0x100},
                 "": {0x00: 0xFFFF_FFFF},
             },
+        ),
+        Block("ADC1", 0x4202_8000, enable=(_U5_AHB2, 10), reset={0x08: 0x2000_0000}, ones={0x00: 1 << 12}),  # LDORDY
+        Block(
+            "USB",
+            0x4204_0000,
+            size=0x2_0000,
+            enable=(_U5_AHB2, 14),
+            ones={0x10: 1 << 31},  # AHBIDL
+            zeros={0x10: 1 << 5 | 1 << 4 | 1 << 0},  # TXFFLSH, RXFFLSH, CSRST: done
         ),
         Block("USART1", 0x4001_3800, "usart", enable=(_U5_APB2, 14), interrupt=61),
         Block("USART2", 0x4000_4400, "usart", enable=(_U5_APB1, 17), interrupt=62),
