@@ -13,13 +13,13 @@ from harness.ops.lowering import (
     Lowering,
     Site,
     Storage,
-    image_rows,
     requantization_constants,
     requantization_fields,
 )
 from harness.ops.packed import (
     STORAGES,
     WEIGHT_BITS,
+    input_rows,
     row_buffer,
     weight_fields,
     weights_bytes,
@@ -64,7 +64,7 @@ class PackedLinear(Form["Linear"]):
             record="nn_linear_packed_layer",
             fields={
                 "shape": linear_shape(layer, site),
-                "rows": image_rows(site.input_shape)[0] if site.input.packed else 1,
+                "rows": input_rows(site),
                 **weight_fields(layer.weight_bits),
                 "requantize": requantization_fields(layer.requantize),
             },

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.ops.lowering import Constant, Reference, Site, Storage, Value
+from harness.ops.lowering import Constant, Reference, Site, Storage, Value, image_rows
 from harness.ops.packing import pack_rows
 
 if TYPE_CHECKING:
@@ -76,6 +76,11 @@ class Window:
             if consumed < self._input_rows:
                 distance = max(distance, written * (row + 1) - read * consumed)
         return words(distance)
+
+
+def input_rows(site: Site) -> int:
+    """In how many rows a layer that reads its input flattened finds it: what is not packed has no gaps."""
+    return image_rows(site.input_shape)[0] if site.input.packed else 1
 
 
 def row_buffer(site: Site) -> int:
