@@ -1,4 +1,4 @@
-"""Measures every figure of the README and writes benchmarks/figures.json; benchmarks/readme.py puts them there.
+"""Measures LeNet-5's figures of the README, and times; writes benchmarks/figures.json for benchmarks/readme.py.
 
     python benchmarks/figures.py
 
@@ -19,18 +19,6 @@ from typing import Any
 
 HARNESS = str(Path(sys.executable).with_name("harness"))
 BOARDS = ("nucleo-f746", "mps2-an386", "mps2-an500")
-# The four networks of MLPerf Tiny, and MobileNetV1 for ImageNet: model, board, samples.
-NETWORKS = (
-    ("resnet8", "nucleo-f746", 3),
-    ("resnet8", "nucleo-l4r5", 3),
-    ("ds-cnn", "nucleo-f746", 3),
-    ("ds-cnn", "nucleo-l4r5", 3),
-    ("mobilenet-v1-0.25-vww", "nucleo-f746", 2),
-    ("mobilenet-v1-0.25-vww", "nucleo-l4r5", 2),
-    ("autoencoder", "nucleo-f746", 3),
-    ("autoencoder", "nucleo-l4r5", 3),
-    ("mobilenet-v1-0.25-96", "nucleo-f746", 2),
-)
 HERE = Path(__file__).resolve().parent
 
 
@@ -42,10 +30,11 @@ def seconds(*arguments: str, cache: Path | None = None) -> float:
     return time.perf_counter() - started
 
 
-def record(results: Path, *arguments: str) -> dict[str, Any]:
-    """The record of one run."""
+def record(results: Path, *arguments: str, cmsis_nn: str | None = None) -> dict[str, Any]:
+    """The record of one run. cmsis_nn: the folder with that library."""
     command = [HARNESS, "run", *arguments, "--json", "--results", str(results)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+    environment = {**os.environ, **({"HARNESS_CMSIS_NN": cmsis_nn} if cmsis_nn else {})}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, timeout=600)
     parsed: dict[str, Any] = json.loads(done.stdout)
     return parsed
 
@@ -94,10 +83,6 @@ def main() -> None:
             for variant, samples in (("int8", 200), ("deep", 200), ("fp32", 20)):
                 rows.append(row(record(folder, "lenet5", "-b", board, "--variant", variant, "-n", str(samples))))
                 print(f"measured {variant} on {board}", file=sys.stderr)
-        networks = []
-        for model, board, samples in NETWORKS:
-            networks.append(row(record(folder, model, "-b", board, "-n", str(samples), "--repeat", "1")))
-            print(f"measured {model} on {board}", file=sys.stderr)
         everything = ("lenet5", "-b", "nucleo-f746", "--engine", "host", "-n", "10000")
         host = record(folder, *everything)
         deep = record(folder, *everything, "--variant", "deep")
@@ -113,7 +98,6 @@ def main() -> None:
                 "fp32": host["accuracy"]["fp32"],
             },
             "runs": rows,
-            "networks": networks,
         }
     (HERE / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures["seconds"]), json.dumps(figures["accuracy_10000"]))

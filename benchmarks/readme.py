@@ -1,6 +1,6 @@
-"""Puts the measured blocks into README.md: the tables and sentences of benchmarks/figures.json, and a run's output.
+"""Puts the measured blocks into README.md: tables and sentences of figures.json and networks.json, a run's output.
 
-    python benchmarks/figures.py && python benchmarks/readme.py
+    python benchmarks/figures.py && python benchmarks/networks.py ... && python benchmarks/readme.py
 
 A block stands between `<!-- name -->` and `<!-- end -->`. tests/test_readme.py holds the README to the same figures.
 """
@@ -36,15 +36,23 @@ def lenet5(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def networks(figures: dict[str, Any]) -> str:
-    """The other networks, int8, with the modelled time."""
+def networks(measured: dict[str, Any]) -> str:
+    """The other networks, int8, with the modelled time beside that of CMSIS-NN and the best published one."""
     lines = [
-        "| network | board | instructions | ms, modelled | network image | weights | kernels | activations |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+        "| network | board | ms, modelled | CMSIS-NN, ms | times as fast | published, ms | instructions | image "
+        "| weights | kernels | activations |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for run in figures["networks"]:
-        time = f"{run['microseconds'] / 1000:.1f} ± {run['error_band']:.0%}" if run["microseconds"] else "-"
-        cells = [f"{run['instructions']:,}", time, *(f"{run[name]:,}" for name in BYTES[:-1])]
+    for run in measured["networks"]:
+        library, published = run["cmsis_nn"], run["published_per_second"]
+        cells = [
+            f"{run['microseconds'] / 1000:.2f} ± {run['error_band']:.0%}",
+            f"{library['microseconds'] / 1000:.2f}" if library else "-",
+            f"{library['microseconds'] / run['microseconds']:.2f}" if library else "-",
+            f"{1000 / published:.2f}" if published else "-",
+            f"{run['instructions']:,}",
+            *(f"{run[name]:,}" for name in BYTES[:-1]),
+        ]
         lines.append(f"| {run['model']} | {run['board']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -71,11 +79,14 @@ def output() -> str:
 
 
 def main() -> None:
-    figures = json.loads((ROOT / "benchmarks" / "figures.json").read_text(encoding="utf-8"))
+    figures, measured = (
+        json.loads((ROOT / "benchmarks" / name).read_text(encoding="utf-8"))
+        for name in ("figures.json", "networks.json")
+    )
     blocks = {
         "output:run": output(),
         "table:figures": lenet5(figures),
-        "table:networks": networks(figures),
+        "table:networks": networks(measured),
         "sentences:figures": sentences(figures),
     }
     readme = ROOT / "README.md"

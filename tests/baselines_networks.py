@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from harness.graph.graph import Graph, Tensor, build
+from harness.ops.add import Add
+from harness.ops.avg_pool2d import AvgPool2d
 from harness.ops.base import Operator, Requantization
 from harness.ops.conv2d import Conv2d
+from harness.ops.depthwise_conv2d import DepthwiseConv2d
 from harness.ops.linear import Linear
 from harness.ops.max_pool2d import Window
 from harness.ops.paper_a import PaperAConv2d, PaperALinear
@@ -82,6 +85,67 @@ def integers(seed: int = 0, *, zero_point: int = 0, shared: bool = False) -> Gra
     add(Linear, (7, 4 * 3 * 2))
     add(Linear, (3, 7), last=True)
     return build("small", tensors["input"], tuple(layers), tensors)
+
+
+def residual(seed: int = 0, *, zero_point: int = 0) -> Graph:
+    """8 bits: a strided 1x1 shortcut beside depthwise and pointwise convolutions, their sum, its average, scores.
+
+    zero_point: of the sum's inputs.
+    """
+    random = np.random.default_rng(seed)
+    tensors = {"input": Tensor("input", (7, 8, 3), "uint8", 1 / 255, 3)}
+    layers: list[Operator] = []
+
+    def add(
+        name: str,
+        source: str,
+        kind: type[Conv2d] | type[DepthwiseConv2d] | type[Linear],
+        shape: tuple[int, ...],
+        *,
+        offset: int = 0,
+        **options: object,
+    ) -> None:
+        weight = random.integers(-127, 128, shape).astype(np.int8)
+        flat = weight.reshape(len(weight), -1).astype(np.int64)
+        folded = tensors[source].zero_point
+        bias = (random.integers(-3000, 3000, len(weight)) - folded * flat.sum(axis=1)).astype(np.int32)
+        factors = random.uniform(0.5, 1.5, len(weight)) / (60 * np.sqrt(flat.shape[1]))
+        last = name == "scores"
+        layer = kind(
+            name,
+            (source,),
+            name,
+            weight,
+            bias,
+            input_zero_point=folded,
+            relu=offset == 0 and not last,
+            requantize=None if last else Requantization.from_scales(factors, offset),
+            **options,
+        )
+        layers.append(layer)
+        out = layer.output_shape(tensors[source].shape)
+        kind_of = ("int32", 1e-4, 0, 32) if last else ("uint8", random.uniform(0.01, 0.03), offset, 8)
+        tensors[name] = Tensor(name, out, *kind_of)
+
+    add("first", "input", Conv2d, (8, 3, 3, 3), padding=(0, 0), padding_after=(1, 1), stride=(1, 2))
+    add("depthwise", "first", DepthwiseConv2d, (8, 3, 3), padding=(1, 1), stride=(2, 2))
+    add("wide", "depthwise", DepthwiseConv2d, (8, 1, 2))
+    add("pointwise", "wide", Conv2d, (12, 1, 1, 8), offset=zero_point)
+    add("shortcut", "first", Conv2d, (12, 1, 1, 8), stride=(2, 4), offset=zero_point)
+    both = tensors["pointwise"], tensors["shortcut"]
+    assert both[0].shape == both[1].shape
+    scale = 0.04
+    requantize = Add.requantization((both[0].scale / scale, both[1].scale / scale), 5)
+    layers.append(
+        Add("sum", ("pointwise", "shortcut"), "sum", input_zero_points=(zero_point,) * 2, requantize=requantize)
+    )
+    tensors["sum"] = Tensor("sum", both[0].shape, "uint8", scale, 5)
+    rows, columns, channels = both[0].shape
+    average = Requantization.from_scales(np.array([0.9 / (rows * columns)]), 0)
+    layers.append(AvgPool2d("average", ("sum",), "average", Window((rows, columns), (rows, columns)), 5, average))
+    tensors["average"] = Tensor("average", (1, 1, channels), "uint8", scale / 0.9, 0)
+    add("scores", "average", Linear, (4, channels))
+    return build("residual", tensors["input"], tuple(layers), tensors)
 
 
 def paper_a(seed: int = 0, *, channels: int = 3, sparsity: float = 0.7) -> Graph:

@@ -158,6 +158,32 @@ def test_cmsis_nn_runs_the_same_values_unfused() -> None:
     np.testing.assert_allclose(real, before[scores] * graph.output.scale, atol=tensor.scale)
 
 
+def test_cmsis_nn_sums_are_off_by_one_step_at_most() -> None:
+    graph = networks.residual(zero_point=9)
+    x = images(graph, 40)
+    adapted = cmsis_nn.adapt(graph, x)
+    before = {layer.output: values for layer, values in graph.run(x)}
+    after = {layer.output: values for layer, values in adapted.run(x)}
+    np.testing.assert_array_equal(after["shortcut"], before["shortcut"])
+    difference = after["sum"].astype(int) - before["sum"]
+    assert 0 < np.abs(difference).mean() < 0.02 and np.abs(difference).max() == 1
+    real = sum(
+        adapted.tensors[name].scale * (after[name].astype(float) - adapted.tensors[name].zero_point)
+        for name in ("pointwise", "shortcut")
+    )
+    exact = np.clip(real / adapted.tensors["sum"].scale + 5, 0, 255)
+    assert np.abs(after["sum"] - exact).max() < 0.502
+
+
+def test_cmsis_nn_refuses_what_it_would_spoil() -> None:
+    """It turns the network's input into signed numbers where it lies, so that nobody else can read it."""
+    graph = networks.residual()
+    twice = dataclasses.replace(graph.layers[1], inputs=("input",), name="again", output="again")
+    changed = dataclasses.replace(graph, layers=(*graph.layers[:1], twice, *graph.layers[1:]))
+    with pytest.raises(InputError, match="several layers read it"):
+        cmsis_nn.forms(changed)
+
+
 def stand_in(folder: Path, board: Board, *flags: str) -> Path:
     """A folder as $HARNESS_CMSIS_NN names it, with our stand-in for the board's core; returns its library."""
     archive = folder / "lib" / board.core / "libcmsis-nn.a"
@@ -264,6 +290,15 @@ def test_layers_linked_with_a_library_are_bit_exact_on_the_board(
 
 
 @needs_arm
+def test_sums_and_depthwise_convolutions_linked_with_a_library_are_bit_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cmsis_nn.VARIABLE, str(tmp_path))
+    stand_in(tmp_path, BOARD)
+    assert_bit_exact_on_board(networks.residual(zero_point=9))
+
+
+@needs_arm
 def test_a_library_that_rounds_otherwise_is_noticed(
     adapted: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +322,12 @@ def test_a_library_of_another_float_abi_is_named(
 @pytest.mark.parametrize(("zero_point", "shared"), [(0, False), (37, False), (0, True), (37, True)])
 def test_cmsis_nn_is_bit_exact(zero_point: int, shared: bool) -> None:
     assert_bit_exact_on_board(networks.integers(zero_point=zero_point, shared=shared))
+
+
+@needs_cmsis_nn
+@pytest.mark.parametrize("zero_point", [0, 9])
+def test_cmsis_nn_is_bit_exact_with_sums_and_depthwise_convolutions(zero_point: int) -> None:
+    assert_bit_exact_on_board(networks.residual(zero_point=zero_point))
 
 
 def assert_bit_exact_on_board(graph: Graph) -> None:

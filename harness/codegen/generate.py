@@ -365,7 +365,7 @@ def _storages(graph: Graph, forms: Sequence[Form[Any]], sites: Sequence[Site]) -
         if layer.output == graph.output.name:
             continue
         wishes = {
-            reader_form.reads(reader, reader_site) if len(reader.inputs) == 1 else storages[layer.output]
+            reader_form.reads(reader, dataclasses.replace(reader_site, input=storages[layer.output]))
             for reader, reader_form, reader_site in zip(graph.layers, forms, sites, strict=True)
             if layer.output in reader.inputs
         }

@@ -276,7 +276,10 @@ class Form(ABC, Generic[O]):
         return self.unsuited(layer, site) is None and self.applicable(layer, site)
 
     def reads(self, layer: O, site: Site) -> Storage:
-        """How this form would like its input stored; it must also cope with the default, in case others read it too."""
+        """How this form would like its input stored; it must also cope with the default, in case others read it too.
+
+        Of layers with two inputs each is asked for in its turn, as site.input.
+        """
         return site.input
 
     def writes(self, layer: O, site: Site) -> frozenset[Storage]:

@@ -16,8 +16,9 @@ typedef struct {
 } nn_cmsis_nn_extent;
 
 /* multipliers, shifts: one per output channel, factor = multiplier * 2^(shift - 31). input_offset, output_offset: what
- * makes the int8 values zero-based, and back. highest: of the int8 output. pairs are (vertical, horizontal). is_unsigned: the network's input and output,
- * which others write and read as uint8_t: (input, output). buffer_bytes: of the scratch that the library wants. */
+ * makes the int8 values zero-based, and back. highest: of the int8 output. pairs are (vertical, horizontal).
+ * is_unsigned: (input, output) where others write and read them as uint8_t. buffer_bytes: of the scratch that the library
+ * wants. */
 typedef struct {
     nn_cmsis_nn_extent input, output;
     int32_t kernel[2], stride[2], padding[2];
@@ -35,6 +36,15 @@ typedef struct {
     int32_t kernel[2], stride[2];
     int32_t is_unsigned[2];
 } nn_cmsis_nn_max_pool2d_layer;
+
+/* offsets, multipliers, shifts: of both inputs, then of the output; inputs are made 2^left_shift times as large.
+ * is_unsigned: whether others read the output as uint8_t. */
+typedef struct {
+    int32_t elements;
+    int32_t offsets[3], multipliers[3], shifts[3];
+    int32_t left_shift, highest;
+    int32_t is_unsigned;
+} nn_cmsis_nn_add_layer;
 
 /* multiplier, shift: for all outputs, where multipliers is NULL. */
 typedef struct {
@@ -73,32 +83,55 @@ NN_INLINE cmsis_nn_dims nn_cmsis_nn_dims(const nn_cmsis_nn_extent *extent)
     return dims;
 }
 
-NN_INLINE void nn_cmsis_nn_convolve(const nn_cmsis_nn_conv2d_layer *layer, const void *input, void *output, void *scratch,
-                                      bool pointwise)
+typedef enum { NN_CMSIS_NN_CONV2D, NN_CMSIS_NN_POINTWISE, NN_CMSIS_NN_DEPTHWISE } nn_cmsis_nn_function;
+
+NN_INLINE void nn_cmsis_nn_convolve(const nn_cmsis_nn_conv2d_layer *layer, const void *input, void *output,
+                                    void *scratch, nn_cmsis_nn_function function)
 {
     if (layer->is_unsigned[0]) {
         nn_cmsis_nn_flip(input, nn_cmsis_nn_elements(&layer->input));
     }
     const cmsis_nn_context context = {scratch, layer->buffer_bytes};
+    const cmsis_nn_tile stride = {.w = layer->stride[1], .h = layer->stride[0]};
+    const cmsis_nn_tile padding = {.w = layer->padding[1], .h = layer->padding[0]};
+    const cmsis_nn_tile dilation = {.w = 1, .h = 1};
+    const cmsis_nn_activation activation = {.min = -128, .max = layer->highest};
     const cmsis_nn_conv_params parameters = {
         .input_offset = layer->input_offset,
         .output_offset = layer->output_offset,
-        .stride = {.w = layer->stride[1], .h = layer->stride[0]},
-        .padding = {.w = layer->padding[1], .h = layer->padding[0]},
-        .dilation = {.w = 1, .h = 1},
-        .activation = {.min = -128, .max = layer->highest},
+        .stride = stride,
+        .padding = padding,
+        .dilation = dilation,
+        .activation = activation,
     };
     const cmsis_nn_per_channel_quant_params factors = {(int32_t *)layer->multipliers, (int32_t *)layer->shifts};
     const cmsis_nn_dims in = nn_cmsis_nn_dims(&layer->input), out = nn_cmsis_nn_dims(&layer->output);
-    const cmsis_nn_dims filter = {
-        .n = layer->output.channels, .h = layer->kernel[0], .w = layer->kernel[1], .c = layer->input.channels};
+    const cmsis_nn_dims filter = {.n = function == NN_CMSIS_NN_DEPTHWISE ? 1 : layer->output.channels,
+                                  .h = layer->kernel[0],
+                                  .w = layer->kernel[1],
+                                  .c = layer->input.channels};
     const cmsis_nn_dims bias = {.n = 1, .h = 1, .w = 1, .c = layer->output.channels};
-    if (pointwise) {
+    if (function == NN_CMSIS_NN_DEPTHWISE) {
+        const cmsis_nn_dw_conv_params depthwise = {
+            .input_offset = layer->input_offset,
+            .output_offset = layer->output_offset,
+            .ch_mult = 1,
+            .stride = stride,
+            .padding = padding,
+            .dilation = dilation,
+            .activation = activation,
+        };
+        (void)arm_depthwise_conv_wrapper_s8(&context, &depthwise, &factors, &in, input, &filter, layer->weights, &bias,
+                                            layer->bias, &out, output);
+    } else if (function == NN_CMSIS_NN_CONV2D) {
+        (void)arm_convolve_s8(&context, &parameters, &factors, &in, input, &filter, layer->weights, &bias, layer->bias,
+                              NULL, &out, output);
+    } else if (layer->stride[0] == 1 && layer->stride[1] == 1) {
         (void)arm_convolve_1x1_s8_fast(&context, &parameters, &factors, &in, input, &filter, layer->weights, &bias,
                                        layer->bias, &out, output);
     } else {
-        (void)arm_convolve_s8(&context, &parameters, &factors, &in, input, &filter, layer->weights, &bias, layer->bias,
-                              NULL, &out, output);
+        (void)arm_convolve_1x1_s8(&context, &parameters, &factors, &in, input, &filter, layer->weights, &bias,
+                                  layer->bias, &out, output);
     }
     if (layer->is_unsigned[1]) {
         nn_cmsis_nn_flip(output, nn_cmsis_nn_elements(&layer->output));
@@ -107,12 +140,35 @@ NN_INLINE void nn_cmsis_nn_convolve(const nn_cmsis_nn_conv2d_layer *layer, const
 
 NN_INLINE void nn_cmsis_nn_conv2d(const nn_cmsis_nn_conv2d_layer *layer, const void *input, void *output, void *scratch)
 {
-    nn_cmsis_nn_convolve(layer, input, output, scratch, false);
+    nn_cmsis_nn_convolve(layer, input, output, scratch, NN_CMSIS_NN_CONV2D);
 }
 
 NN_INLINE void nn_cmsis_nn_pointwise(const nn_cmsis_nn_conv2d_layer *layer, const void *input, void *output)
 {
-    nn_cmsis_nn_convolve(layer, input, output, NULL, true);
+    nn_cmsis_nn_convolve(layer, input, output, NULL, NN_CMSIS_NN_POINTWISE);
+}
+
+NN_INLINE void nn_cmsis_nn_depthwise(const nn_cmsis_nn_conv2d_layer *layer, const void *input, void *output)
+{
+    nn_cmsis_nn_convolve(layer, input, output, NULL, NN_CMSIS_NN_DEPTHWISE);
+}
+
+/* The same with scratch, which kernels other than 3x3 want. */
+NN_INLINE void nn_cmsis_nn_depthwise_any(const nn_cmsis_nn_conv2d_layer *layer, const void *input, void *output,
+                                         void *scratch)
+{
+    nn_cmsis_nn_convolve(layer, input, output, scratch, NN_CMSIS_NN_DEPTHWISE);
+}
+
+NN_INLINE void nn_cmsis_nn_add(const nn_cmsis_nn_add_layer *layer, const void *input, const void *second, void *output)
+{
+    (void)arm_elementwise_add_s8(input, second, layer->offsets[0], layer->multipliers[0], layer->shifts[0],
+                                 layer->offsets[1], layer->multipliers[1], layer->shifts[1], layer->left_shift, output,
+                                 layer->offsets[2], layer->multipliers[2], layer->shifts[2], -128, layer->highest,
+                                 layer->elements);
+    if (layer->is_unsigned) {
+        nn_cmsis_nn_flip(output, layer->elements);
+    }
 }
 
 NN_INLINE void nn_cmsis_nn_max_pool2d(const nn_cmsis_nn_max_pool2d_layer *layer, const void *input, void *output)
