@@ -7,10 +7,11 @@ import hashlib
 import re
 import statistics
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from harness import boards, engines, fingerprint
 from harness import data as datasets
 from harness.boards import Board
 from harness.codegen import baselines
-from harness.codegen.choose import Prefer
+from harness.codegen.choose import Prefer, Room
 from harness.codegen.generate import Generated, generate, logical_bytes, parse_output, serialize_input
 from harness.codegen.pace import Pace
 from harness.data.base import Dataset
@@ -56,6 +57,11 @@ CALIBRATION_IMAGES = 512
 
 # Of firmware that keeps no copy of its input beside the network's own.
 _UNSTAGED = {"HARNESS_STAGING": "0"}
+
+# How often forms are chosen anew, each time for the room that the linker says there is.
+_LINKS = 6
+
+T = TypeVar("T")
 
 # Elements of the largest activation over all of these: of large images, fewer are used.
 _CALIBRATION_ELEMENTS = 2**24
@@ -361,19 +367,22 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
     prepared = prepare(spec.model, spec.compression, weights=spec.weights, data=spec.data, reporter=reporter)
     dataset = prepared.dataset
     graph = _adapted(prepared, spec.kernels)
-    generated = _generated(spec, graph, board)
     chosen = _sample(dataset, spec)
     images = _quantize_input(graph, dataset, dataset.test.x[chosen])
     labels = dataset.test.y[chosen]
+    firmware, staged = None, True
+    if choice.engine == "host":
+        generated = _generated(spec, graph, board, _room(board))
+    else:
+        generated, (firmware, staged) = _fitted(spec, graph, board, reporter)
 
     with reporter.stage("reference"):
         reference = _reference(graph, images, generated)
         fp32 = prepared.float_graph.infer(dataset.network_input(dataset.test.x[chosen])).argmax(axis=1)
     inputs = [serialize_input(graph, image) for image in images]
     host = _on_host(generated, graph, inputs, choice, reporter)
-    firmware, measured = None, None
-    if choice.engine != "host":
-        firmware, staged = _build(spec, generated, board, reporter)
+    measured = None
+    if firmware is not None:
         measured = measure(
             firmware,
             board,
@@ -414,6 +423,7 @@ def run(spec: RunSpec, reporter: Reporter | None = None) -> Outcome:
         weights=None if prepared.trained else "random",
         latency=_latency(choice, measured, host, model, integer=graph.integer),
         instructions=measured.instructions if measured else None,
+        forms="leaner" if generated.leaner else None,
         layers=_layers(graph, generated, firmware, measured, reference, observed),
         footprint=_footprint(firmware, measured),
         accuracy=accuracy,
@@ -442,13 +452,17 @@ def build_firmware(spec: RunSpec, reporter: Reporter | None = None) -> Built:
     board = boards.load(spec.board)
     prepared = prepare(spec.model, spec.compression, weights=spec.weights, data=spec.data, reporter=reporter)
     graph = _adapted(prepared, spec.kernels)
-    generated = _generated(spec, graph, board)
+    generated, (image_file, _) = _fitted(spec, graph, board, reporter)
     image = _quantize_input(graph, prepared.dataset, prepared.dataset.test.x[_sample(prepared.dataset, spec)[:1]])[0]
-    firmware, _ = _build(spec, generated, board, reporter)
-    return Built(board, generated, firmware, serialize_input(graph, image))
+    return Built(board, generated, image_file, serialize_input(graph, image))
 
 
-def _generated(spec: RunSpec, graph: Graph, board: Board) -> Generated:
+def _room(board: Board) -> Room:
+    """What memory there is at most: without what the firmware's own code and data take, which the linker knows."""
+    return Room(ram=board.region("ram").length - board.stack_bytes)
+
+
+def _generated(spec: RunSpec, graph: Graph, board: Board, room: Room) -> Generated:
     generated = generate(
         graph,
         variant=spec.variant,
@@ -457,6 +471,7 @@ def _generated(spec: RunSpec, graph: Graph, board: Board) -> Generated:
         prefer=cast("Prefer", spec.prefer),
         forms=parse_forms(spec.forms),
         pace=Pace.of(board),
+        room=room,
     )
     if spec.optimize is not None:
         generated = dataclasses.replace(generated, optimize=_optimize(generated.optimize, spec.optimize))
@@ -487,17 +502,64 @@ def reference_accuracy(spec: RunSpec, reporter: Reporter | None = None) -> recor
     )
 
 
-def link(graph: Graph, variant: str, board: Board, reporter: Reporter) -> Footprint:
-    """What the network takes on a board at least, as the linker has it: without a second copy of its input.
+def link(graph: Graph, variant: str, board: Board, reporter: Reporter, *, smallest: bool = False) -> Footprint:
+    """What the network takes on a board, as the linker has it: without a second copy of its input.
 
-    DoesNotFit with by how much it is too large.
+    In the forms that run() would take; smallest: in those that need the least RAM, wherever they fit.
+    DoesNotFit with by how much it is too large in its smallest forms.
     """
     from harness.toolchain.platformio import build
 
-    generated = generate(graph, variant=variant, core=board.core)
-    inputs = dataclasses.replace(_build_inputs(variant, generated), defines=_UNSTAGED)
-    with reporter.stage(f"linking for {board.id}"):
-        return build(inputs, board, cache_dir=cache_dir()).footprint
+    def make(room: Room) -> Generated:
+        return generate(graph, variant=variant, core=board.core, pace=Pace.of(board), room=room)
+
+    def attempt(generated: Generated) -> Footprint:
+        inputs = dataclasses.replace(_build_inputs(variant, generated), defines=_UNSTAGED)
+        with reporter.stage(f"linking for {board.id}"):
+            return build(inputs, board, cache_dir=cache_dir()).footprint
+
+    if smallest:
+        return _linked(make, attempt, board, Room(ram=0), Silent())[1]
+    return _linked(make, attempt, board, _room(board), reporter)[1]
+
+
+def _linked(
+    make: Callable[[Room], Generated], attempt: Callable[[Generated], T], board: Board, room: Room, reporter: Reporter
+) -> tuple[Generated, T]:
+    """The network in the best forms that `attempt`, which links it, has room for, and what that returned.
+
+    attempt: raises DoesNotFit, which the next choice of forms goes by. The last one is of the smallest forms.
+    """
+    generated = make(room)
+    for _ in range(_LINKS):
+        try:
+            made = attempt(generated)
+        except DoesNotFit as error:
+            failure = error
+        else:
+            if generated.leaner:
+                reporter.say(f"note: {board.id} has no room for the best forms of all layers: leaner ones were taken")
+            return generated, made
+        flash, ram = room.flash, room.ram
+        if generated.flash_bytes is not None and "flash" in failure.overflows:
+            flash = generated.flash_bytes - failure.overflows["flash"]
+        if "ram" in failure.overflows:
+            ram = generated.activation_bytes - failure.overflows["ram"]
+        room = Room(flash, ram)
+        leaner = make(room)
+        if leaner.files == generated.files:
+            break
+        generated = leaner
+    needed = " and ".join(
+        f"{board.region(kind).length + failure.overflows[kind]:,} bytes of {kind}"
+        for kind in ("flash", "ram")
+        if kind in failure.overflows
+    )
+    raise DoesNotFit(
+        f"{failure.message}; its smallest forms need {needed.replace('ram', 'RAM')}",
+        overflows=failure.overflows,
+        hint=failure.hint,
+    ) from failure
 
 
 def _adapted(prepared: Prepared, kernels: str) -> Graph:
@@ -591,28 +653,38 @@ def firmware(spec: RunSpec, reporter: Reporter | None = None) -> Firmware:
     reporter = reporter or Silent()
     board = boards.load(spec.board)
     prepared = prepare(spec.model, spec.compression, weights=spec.weights, data=spec.data, reporter=reporter)
-    generated = _generated(spec, _adapted(prepared, spec.kernels), board)
-    return _build(spec, generated, board, reporter)[0]
+    return _fitted(spec, _adapted(prepared, spec.kernels), board, reporter)[1][0]
+
+
+def _fitted(spec: RunSpec, graph: Graph, board: Board, reporter: Reporter) -> tuple[Generated, tuple[Firmware, bool]]:
+    """The network in forms that the board has room for, and what _build() makes of it."""
+    return _linked(
+        lambda room: _generated(spec, graph, board, room),
+        lambda generated: _build(spec, generated, board, reporter),
+        board,
+        _room(board),
+        reporter,
+    )
 
 
 def _build(spec: RunSpec, generated: Generated, board: Board, reporter: Reporter) -> tuple[Firmware, bool]:
     """The image, and whether it keeps the input that it was sent beside the network's own, which an inference consumes.
 
-    It does where RAM has room for both.
+    It does where RAM has room for both. Forms of layers are not chosen for that: the input is sent between inferences.
+    DoesNotFit: not even without the copy.
     """
     from harness.toolchain.platformio import build
 
     inputs = _build_inputs(spec.variant, generated)
+    both = generated.activation_bytes + generated.input_bytes + board.stack_bytes
     with reporter.stage(f"building for {board.id}"):
-        try:
-            return build(inputs, board, cache_dir=cache_dir(), toolchain=spec.toolchain), True
-        except DoesNotFit as error:
-            if not 0 < error.overflows.get("ram", 0) <= generated.input_bytes or "flash" in error.overflows:
-                raise
-        reporter.say("note: RAM has no room for a second copy of the input: it is sent anew for each inference")
-        return build(
-            dataclasses.replace(inputs, defines=_UNSTAGED), board, cache_dir=cache_dir(), toolchain=spec.toolchain
-        ), False
+        if both <= board.region("ram").length:
+            with suppress(DoesNotFit):
+                return build(inputs, board, cache_dir=cache_dir(), toolchain=spec.toolchain), True
+        alone = dataclasses.replace(inputs, defines=_UNSTAGED)
+        built = build(alone, board, cache_dir=cache_dir(), toolchain=spec.toolchain)
+    reporter.say("note: RAM has no room for a second copy of the input: it is sent anew for each inference")
+    return built, False
 
 
 def _build_inputs(variant: str, generated: Generated) -> BuildInputs:

@@ -156,7 +156,7 @@ class TestRecord:
     def test_holds_exactly_the_documented_keys_in_order(self) -> None:
         plain = result().plain()
         assert " ".join(plain) == (
-            "schema id time model variant board engine kernels seed weights latency instructions layers footprint "
+            "schema id time model variant board engine kernels seed weights forms latency instructions layers footprint "
             "accuracy bit_exact max_abs_error fingerprint"
         )
         assert " ".join(plain["latency"]) == (

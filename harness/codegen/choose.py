@@ -1,22 +1,25 @@
 """Which storage form each layer takes: a search over bytes and instructions. It prints nothing and lowers nothing.
 
 A form's cost counts its constants, its scratch and its own code; functions that several layers share are counted once,
-so forms are chosen for the network as a whole.
+so forms are chosen for the network as a whole. Where a board's memory has no room for the best ones, the best among
+those that fit are taken.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log, prod
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from harness.codegen.activations import Use, requests
 from harness.codegen.pace import Pace
 from harness.errors import InputError, unknown_name
 from harness.graph.graph import Graph
-from harness.graph.memory import plan
+from harness.graph.memory import Request, plan
 from harness.ops import sparse
 from harness.ops.base import Operator
 from harness.ops.lowering import Cost, Form, Layout, Site
@@ -34,8 +37,32 @@ _EXHAUSTIVE = 20_000
 # A dense form that needs so many bytes of scratch less than the fastest one is looked at, too.
 _LEAN = 4096
 
+# Bounds the search tree of the program that fits forms into flash; those of published networks need a few nodes.
+_NODES = 20_000
+
 # Bytes of code that every network has: its functions for inference, input, output, scores and classes.
 _NETWORK_CODE = 280
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes that a network may take. flash: of constants and code; ram: of activations and scratch. None: no limit."""
+
+    flash: int | None = None
+    ram: int | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One form per layer, and what they take by estimate, in bytes: see Room."""
+
+    forms: tuple[Form[Any], ...]
+    flash: int
+    ram: int
+
+    def same(self, other: Choice) -> bool:
+        """Whether the forms are the other's."""
+        return [form.name for form in self.forms] == [form.name for form in other.forms]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +92,16 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Total:
-    """What a network costs. bytes: constants, code, and activations where they need most."""
+    """What a network costs. flash: constants and code; ram: activations where they need most."""
 
-    bytes: int
+    flash: int
+    ram: int
     instructions: int
+
+    @property
+    def bytes(self) -> int:
+        """Of both memories."""
+        return self.flash + self.ram
 
     def rank(self, prefer: Prefer) -> tuple[float, float]:
         """Lower is better, and independent of the network's size."""
@@ -84,9 +117,11 @@ def choose(
     prefer: Prefer,
     overrides: Mapping[str, str],
     pace: Pace | None = None,
-) -> tuple[Form[Any], ...]:
+    room: Room | None = None,
+) -> Choice:
     """One form per layer of `graph`. sites: each layer's, with the default storages. pace: of the board at hand, whose
-    cycles then count instead of instructions.
+    cycles then count instead of instructions. room: what it has of memory; where nothing fits that, what exceeds it
+    least is chosen.
 
     InputError for an unknown preference, layer or form, and for a form that does not fit its layer.
     """
@@ -95,15 +130,22 @@ def choose(
     for name in overrides:
         if name not in {layer.name for layer in graph.layers}:
             raise unknown_name("layer", name, [layer.name for layer in graph.layers])
-    if kernels == "plain" and not overrides:
-        return tuple(_plain(layer, site) for layer, site in zip(graph.layers, sites, strict=True))
-    candidates = [
-        _overridden(layer, site, overrides[layer.name], pace)
-        if layer.name in overrides
-        else _candidates(layer, site, pace)
-        for layer, site in zip(graph.layers, sites, strict=True)
-    ]
-    return tuple(candidate.form for candidate in _best(_Network(graph, sites), candidates, prefer))
+
+    def candidates(layer: Operator, site: Site) -> list[_Candidate]:
+        if layer.name in overrides:
+            return _overridden(layer, site, overrides[layer.name], pace)
+        if kernels == "plain" and not overrides:
+            return [_candidate(_plain(layer, site), layer, site)]
+        return _candidates(layer, site, pace) if room is None else _every_candidate(layer, site, pace)
+
+    found = [candidates(layer, site) for layer, site in zip(graph.layers, sites, strict=True)]
+    network = _Network(graph, sites)
+    if room is None:
+        best = _best(found, lambda combination: network.total(combination).rank(prefer))
+    else:
+        best = _within(network, found, prefer, room)
+    total = network.total(best)
+    return Choice(tuple(candidate.form for candidate in best), total.flash, total.ram)
 
 
 def available(layer: Operator) -> tuple[Form[Any], ...]:
@@ -155,6 +197,16 @@ def _candidates(layer: Operator, site: Site, pace: Pace | None = None) -> list[_
     return [one for one in found if not any(other.beats(one) for other in found)]
 
 
+def _every_candidate(layer: Operator, site: Site, pace: Pace | None = None) -> list[_Candidate]:
+    """All forms that could be worth their memory, the fastest first."""
+    tried = (*layer.forms, *(sparse.forms(layer) if sparse.worthwhile(layer) else ()))
+    found = [_candidate(form, layer, site, pace) for form in tried if form.fits(layer, site)]
+    if not found:
+        raise _no_form(layer)
+    found.sort(key=lambda candidate: candidate.cost.instructions)
+    return [one for one in found if not any(other.beats(one) for other in found)]
+
+
 def _candidate(form: Form[Any], layer: Operator, site: Site, pace: Pace | None = None) -> _Candidate:
     cost = _paced(form, form.cost(layer, site), pace)
     planar = None
@@ -179,18 +231,32 @@ class _Network:
             [i for i, other in enumerate(graph.layers) if layer.output in other.inputs] for layer in graph.layers
         ]
         self._writers = {found[0]: index for index, found in enumerate(readers) if len(found) == 1}
+        self._alive = self._alive_bytes()
 
     def total(self, combination: Sequence[_Candidate]) -> _Total:
         """One candidate per layer, in order."""
-        costs = [self._cost(combination, index) for index in range(len(combination))]
+        costs = self._costs(combination)
+        return self._total(costs, self._arena(costs))
+
+    def roughly(self, combination: Sequence[_Candidate]) -> _Total:
+        """The same without a plan of the memory: with the most bytes that are alive at a time."""
+        costs = self._costs(combination)
+        return self._total(costs, max(self._need(index, cost) for index, cost in enumerate(costs)))
+
+    def need(self, index: int, candidate: _Candidate) -> int:
+        """Bytes of activations and scratch that are alive while a layer runs in this form: no plan needs less."""
+        costs = [candidate.cost] + ([candidate.planar_cost] if candidate.planar_cost is not None else [])
+        return min(self._need(index, cost) for cost in costs)
+
+    def _costs(self, combination: Sequence[_Candidate]) -> list[Cost]:
+        return [self._cost(combination, index) for index in range(len(combination))]
+
+    def _total(self, costs: Sequence[Cost], ram: int) -> _Total:
         shared: dict[str, int] = {}
         for cost in costs:
             shared.update(cost.shared)
         code = _NETWORK_CODE + sum(shared.values()) + sum(cost.code for cost in costs)
-        return _Total(
-            bytes=sum(cost.flash for cost in costs) + code + self._arena(costs),
-            instructions=sum(cost.instructions for cost in costs),
-        )
+        return _Total(sum(cost.flash for cost in costs) + code, ram, sum(cost.instructions for cost in costs))
 
     def _cost(self, combination: Sequence[_Candidate], index: int) -> Cost:
         """What a layer costs behind the one that the combination has before it."""
@@ -203,28 +269,138 @@ class _Network:
         """Bytes of all activations, with the default storages."""
         key = tuple((cost.scratch, cost.overlap) for cost in costs)
         if key not in self._activations:
-            uses = [
-                Use(index, layer.inputs, layer.output, site.output, scratch, overlap=overlap)
-                for index, (layer, site, (scratch, overlap)) in enumerate(
-                    zip(self._graph.layers, self._sites, key, strict=True)
-                )
-            ]
-            self._activations[key] = plan(requests(self._graph, uses)).total
+            self._activations[key] = plan(self._requests(key)).total
         return self._activations[key]
 
+    def _requests(self, scratch: Sequence[tuple[int, int | None]]) -> list[Request]:
+        """scratch: of each layer, its bytes and its overlap."""
+        uses = [
+            Use(index, layer.inputs, layer.output, site.output, bytes_, overlap=overlap)
+            for index, (layer, site, (bytes_, overlap)) in enumerate(
+                zip(self._graph.layers, self._sites, scratch, strict=True)
+            )
+        ]
+        return requests(self._graph, uses)
 
-def _best(network: _Network, candidates: Sequence[Sequence[_Candidate]], prefer: Prefer) -> tuple[_Candidate, ...]:
-    """The combination of the lowest rank; the first of equals."""
+    def _alive_bytes(self) -> list[tuple[int, int, int]]:
+        """Of each layer: its output, the inputs that nobody reads after it, and all other tensors alive meanwhile."""
+        # Whoever overlaps by 0 has the inputs that it may overwrite in `before`.
+        stored = {request.name: request for request in self._requests([(0, 0)] * len(self._graph.layers))}
+        found = []
+        for step, layer in enumerate(self._graph.layers):
+            output = stored[layer.output]
+            dying = sum(stored[name].bytes for name in output.before)
+            alive = sum(tensor.bytes for tensor in stored.values() if tensor.first <= step <= tensor.last)
+            found.append((output.bytes, dying, alive - output.bytes - dying))
+        return found
 
-    def rank(combination: Sequence[_Candidate]) -> tuple[float, float]:
-        return network.total(combination).rank(prefer)
+    def _need(self, index: int, cost: Cost) -> int:
+        output, dying, others = self._alive[index]
+        together = output + dying if cost.overlap is None else min(output + dying, max(output, cost.overlap + dying))
+        return others + together + cost.scratch
 
+
+def _best(
+    candidates: Sequence[Sequence[_Candidate]],
+    rank: Callable[[Sequence[_Candidate]], tuple[float, ...]],
+    start: Sequence[_Candidate] | None = None,
+) -> tuple[_Candidate, ...]:
+    """The combination of the lowest rank; the first of equals. start: where layers begin to take turns."""
     if prod(map(len, candidates)) <= _EXHAUSTIVE:
         return min(itertools.product(*candidates), key=rank)
-    best = tuple(options[0] for options in candidates)
+    best = tuple(start) if start is not None else tuple(options[0] for options in candidates)
     while True:
         before = best
         for index, options in enumerate(candidates):
             best = min([best, *((*best[:index], option, *best[index + 1 :]) for option in options)], key=rank)
         if best == before:
             return best
+
+
+# ---- within a board's memory
+
+
+def _within(
+    network: _Network, candidates: Sequence[Sequence[_Candidate]], prefer: Prefer, room: Room
+) -> tuple[_Candidate, ...]:
+    """The combination of the lowest rank that `room` has room for; else the one that exceeds it least.
+
+    What a layer needs of RAM hardly depends on the other layers' forms: the peak is the largest of these needs. So
+    whatever needs too much is left out from the start. Where the plan then still does not reach the peak, the forms of
+    the layers that set it are left out, too.
+    """
+
+    def excess(combination: Sequence[_Candidate]) -> int:
+        total = network.total(combination)
+        flash = 0 if room.flash is None else max(0, total.flash - room.flash)
+        return flash + (0 if room.ram is None else max(0, total.ram - room.ram))
+
+    needs = [[network.need(index, option) for option in options] for index, options in enumerate(candidates)]
+    least = [min(found) for found in needs]
+    # Below the peak that no choice of forms lowers, others' needs do not matter either.
+    most = max(map(max, needs)) if room.ram is None else max(room.ram, *least)
+    tried = []
+    while True:
+        allowed = [
+            [option for option, need in zip(options, found, strict=True) if need <= max(most, lowest)]
+            for options, found, lowest in zip(candidates, needs, least, strict=True)
+        ]
+        best = _fitting(network, allowed, prefer, room.flash)
+        tried.append(best)
+        taken = [network.need(index, candidate) for index, candidate in enumerate(best)]
+        lower = [need for need, lowest in zip(taken, least, strict=True) if need > lowest]
+        ram = network.total(best).ram
+        if room.ram is None or ram <= max(room.ram, *least) or not lower:
+            return min(tried, key=excess)
+        most = max(lower) - 1
+
+
+def _fitting(
+    network: _Network, candidates: Sequence[Sequence[_Candidate]], prefer: Prefer, flash: int | None
+) -> tuple[_Candidate, ...]:
+    """The combination of the lowest rank of so many bytes of flash, or the smallest one."""
+
+    def rank(combination: Sequence[_Candidate]) -> tuple[float, ...]:
+        total = network.roughly(combination)
+        return max(0, total.flash - (total.flash if flash is None else flash)), *total.rank(prefer)
+
+    return _best(candidates, rank, None if flash is None else _fastest(candidates, flash) or _fastest(candidates, None))
+
+
+def _fastest(candidates: Sequence[Sequence[_Candidate]], flash: int | None) -> tuple[_Candidate, ...] | None:
+    """The combination of the fewest instructions of so many bytes of flash; None: there is none. flash None: smallest.
+
+    Functions that layers share make this more than a knapsack: an integer linear program, with one variable per
+    candidate and one per function, which is there when a candidate that calls it is.
+    """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import coo_array
+
+    flat = [(index, option) for index, options in enumerate(candidates) for option in options]
+    functions: dict[str, int] = {}
+    for _, option in flat:
+        functions.update(option.cost.shared)
+    names = {name: len(flat) + place for place, name in enumerate(functions)}
+    size = np.array([option.cost.flash + option.cost.code for _, option in flat] + list(functions.values()), float)
+    time = np.array([option.cost.instructions for _, option in flat] + [0] * len(functions), float)
+    rows = [index for index, _ in flat]
+    chosen = coo_array((np.ones(len(flat)), (rows, range(len(flat)))), (len(candidates), len(size)))
+    calls = [(place, names[name]) for place, (_, option) in enumerate(flat) for name in option.cost.shared]
+    constraints = [LinearConstraint(chosen.tocsr(), 1, 1)]
+    if calls:
+        places = np.repeat(np.arange(len(calls)), 2)
+        called = coo_array((np.tile([1.0, -1.0], len(calls)), (places, np.ravel(calls))), (len(calls), len(size)))
+        constraints.append(LinearConstraint(called.tocsr(), -np.inf, 0))
+    if flash is not None:
+        constraints.append(LinearConstraint(size[None], -np.inf, flash - _NETWORK_CODE))
+    solved = milp(
+        size if flash is None else time,
+        constraints=constraints,
+        integrality=np.ones(len(size)),
+        bounds=Bounds(0, 1),
+        options={"node_limit": _NODES},
+    )
+    if solved.x is None:
+        return None
+    shares = np.split(solved.x[: len(flat)], np.cumsum([len(options) for options in candidates])[:-1])
+    return tuple(options[int(share.argmax())] for options, share in zip(candidates, shares, strict=True))

@@ -10,7 +10,7 @@ import dataclasses
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,7 +24,7 @@ from harness import boards
 from harness.assets import firmware_dir
 from harness.codegen import baselines, names
 from harness.codegen.activations import Use, requests, scratch_name
-from harness.codegen.choose import Prefer, choose
+from harness.codegen.choose import Choice, Prefer, Room, choose
 from harness.codegen.pace import Pace
 from harness.codegen.text import array_text, initialiser
 from harness.errors import InputError, unknown_name
@@ -55,6 +55,9 @@ KERNELS = ("default", "plain")
 
 # Bytes of code that interleaving two layers costs, about.
 _INTERLEAVING_CODE = 150
+
+# How often forms are chosen anew for what the choice before takes of memory.
+_LEANER = 6
 
 # What the kernels were measured with. Loops stay loops: otherwise GCC calls memset and memcpy of a C library.
 OPTIMIZE = "-O2 -fno-tree-loop-distribute-patterns"
@@ -91,6 +94,8 @@ class Generated:
 
     activation_bytes: the arena: every activation and scratch, input and output included. optimize: compiler flags that
     the kernels were measured with. libraries: static libraries for `core` that it has to be linked with, by file name.
+    flash_bytes: constants and code, by estimate; None where forms were not chosen but belong to `kernels`. leaner:
+    whether other forms were taken than those preferred, for want of room.
     """
 
     name: str
@@ -105,6 +110,8 @@ class Generated:
     output_bytes: int
     optimize: str
     libraries: Mapping[str, bytes] = field(default_factory=dict)
+    flash_bytes: int | None = None
+    leaner: bool = False
 
     @property
     def contents(self) -> dict[str, str | bytes]:
@@ -141,12 +148,14 @@ def generate(
     prefer: Prefer = "balanced",
     forms: Mapping[str, str] | None = None,
     pace: Pace | None = None,
+    room: Room | None = None,
 ) -> Generated:
     """The network in C for `core` (as GCC's -mcpu names it).
 
     prefer: what counts where layers can be stored in several forms: bytes ("size"), instructions ("speed") or both.
     forms: the form of single layers, by the layer's name, against that preference. pace: what instructions cost on the
-    board that it is for; without it, all cost the same.
+    board that it is for; without it, all cost the same. room: bytes of flash by estimate (flash_bytes) and of the arena
+    (activation_bytes): where what is preferred takes more, the best that does not is taken, or what takes the least.
     InputError for an unknown `kernels`, `prefer`, layer or form, for a form that does not fit its layer, for a layer
     that cannot be expressed, and for parameters that are not finite.
     """
@@ -156,7 +165,20 @@ def generate(
     baseline = baselines.find(graph, kernels)
     if baseline is None and kernels not in KERNELS:
         raise unknown_name("kernels", kernels, (*KERNELS, *baselines.names()))
-    placed = _lower(graph, Target(core), kernels, prefer, forms or {}, baseline, pace)
+    for layer in graph.layers:
+        _check_parameters(layer)
+    sites = [default_site(graph, layer, Target(core)) for layer in graph.layers]
+    choice, leaner = None, False
+    if baseline is not None:
+        placed = _lower(graph, sites, _given(graph, sites, baseline, kernels))
+    else:
+
+        def chosen(within: Room | None) -> Choice:
+            return choose(graph, sites, kernels=kernels, prefer=prefer, overrides=forms or {}, pace=pace, room=within)
+
+        preferred = chosen(None)
+        choice, placed = _fitted(graph, sites, preferred, chosen, room or Room())
+        leaner = not choice.same(preferred)
     memory = _plan(graph, placed)
     headers = _closure({entry.lowering.header for entry in placed})
     context = _context(graph, placed, memory, variant, core)
@@ -181,6 +203,8 @@ def generate(
         output_bytes=_tensor_bytes(graph.output),
         optimize=OPTIMIZE if baseline is None else baseline.optimize,
         libraries=library.archives if library is not None else {},
+        flash_bytes=None if choice is None else choice.flash,
+        leaner=leaner,
     )
 
 
@@ -264,40 +288,51 @@ def _tensor_bytes(tensor: Tensor) -> int:
 # ---- choosing forms and storages
 
 
-def _lower(
-    graph: Graph,
-    target: Target,
-    kernels: str,
-    prefer: Prefer,
-    overrides: Mapping[str, str],
-    baseline: Baseline | None,
-    pace: Pace | None,
-) -> tuple[_Placed, ...]:
-    """A form for every layer, then how every tensor is stored, then the layers in C."""
-    for layer in graph.layers:
-        _check_parameters(layer)
-    sites = [default_site(graph, layer, target) for layer in graph.layers]
-    if baseline is not None:
-        forms = baseline.forms(graph)
-        for layer, form, site in zip(graph.layers, forms, sites, strict=True):
-            if reason := form.unsuited(layer, site):
-                raise InputError(f"kernels {kernels} cannot run layer {layer.name}: {reason}")
-    else:
-        forms = choose(graph, sites, kernels=kernels, prefer=prefer, overrides=overrides, pace=pace)
+def _given(graph: Graph, sites: Sequence[Site], baseline: Baseline, kernels: str) -> tuple[Form[Any], ...]:
+    """The forms of kernels that leave no choice."""
+    forms = baseline.forms(graph)
+    for layer, form, site in zip(graph.layers, forms, sites, strict=True):
+        if reason := form.unsuited(layer, site):
+            raise InputError(f"kernels {kernels} cannot run layer {layer.name}: {reason}")
+    return tuple(forms)
+
+
+def _fitted(
+    graph: Graph, sites: Sequence[Site], choice: Choice, choose_within: Callable[[Room], Choice], room: Room
+) -> tuple[Choice, tuple[_Placed, ...]]:
+    """What is chosen and the layers in C: of `choice`, or of a leaner one where that takes more than `room`.
+
+    Estimates know nothing of how tensors are stored in the end. So each turn goes by what the one before needed.
+    """
+    placed = _lower(graph, sites, choice.forms)
+    within = Room(room.flash)
+    for _ in range(_LEANER):
+        spare = None if room.ram is None else room.ram - _plan(graph, placed).total
+        if (spare is None or spare >= 0) and (room.flash is None or choice.flash <= room.flash):
+            break
+        if spare is not None:
+            within = Room(room.flash, choice.ram + spare if within.ram is None else min(within.ram, choice.ram + spare))
+        leaner = choose_within(within)
+        if leaner.same(choice):
+            break
+        choice, placed = leaner, _lower(graph, sites, leaner.forms)
+    return choice, placed
+
+
+def _lower(graph: Graph, sites: Sequence[Site], forms: Sequence[Form[Any]]) -> tuple[_Placed, ...]:
+    """How every tensor is stored, then the layers in C."""
     storages = _storages(graph, forms, sites)
     layouts = _layouts(graph, forms, sites)
     symbols = names.identifiers(layer.name for layer in graph.layers)
     placed = []
     for index, (layer, form, symbol) in enumerate(zip(graph.layers, forms, symbols, strict=True)):
         default = sites[index]
-        site = Site(
-            target,
-            default.input_shape,
-            default.output_shape,
-            storages[layer.inputs[0]],
-            storages[layer.output],
-            layouts[layer.inputs[0]],
-            layouts[layer.output],
+        site = dataclasses.replace(
+            default,
+            input=storages[layer.inputs[0]],
+            output=storages[layer.output],
+            input_layout=layouts[layer.inputs[0]],
+            output_layout=layouts[layer.output],
             second_input=storages[layer.inputs[1]] if len(layer.inputs) > 1 else None,
         )
         lowering = form.lower(_in_stored_order(layer, site), site)

@@ -51,6 +51,22 @@ def live_bytes(requests: Sequence[Request]) -> int:
     return max((sum(r.bytes for r in requests if r.first <= step <= r.last) for step in steps), default=0)
 
 
+def least_bytes(requests: Sequence[Request]) -> int:
+    """What no plan needs less than: as live_bytes, but where a buffer may share memory with others, it does."""
+
+    def at(step: int) -> int:
+        alive = {r.name: r for r in requests if r.first <= step <= r.last}
+        bytes_ = sum(request.bytes for request in alive.values())
+        for request in alive.values():
+            ahead = {name: by for name, by in request.before.items() if name in alive}
+            if ahead:
+                others = sum(alive[name].bytes for name in ahead)
+                bytes_ -= max(0, request.bytes + others - max(request.bytes, min(ahead.values()) + others))
+        return bytes_
+
+    return max((at(step) for step in {request.first for request in requests}), default=0)
+
+
 # In which order buffers are placed, each at the lowest offset that is free while it lives. No order is best for every
 # network with branches and scratch; chains are exact by taking turns at both ends (_place with a ceiling). The last
 # order is for outputs that trail their inputs: where those go follows from the output's place.
@@ -64,6 +80,10 @@ _ORDERS: tuple[Callable[[Request], tuple[int, ...]], ...] = (
 )
 
 
+# How often the buffer on top is placed first instead, in each of these orders, while a plan needs more than it must.
+_TURNS = 8
+
+
 def plan(requests: Sequence[Request]) -> Plan:
     """The smallest of a few greedy layouts; exact for chains. Names must be unique."""
     assert len({request.name for request in requests}) == len(requests), "buffer names repeat"
@@ -71,8 +91,26 @@ def plan(requests: Sequence[Request]) -> Plan:
     candidates = [_place(in_time, live_bytes(requests))]
     candidates += [_place(sorted(requests, key=order)) for order in _ORDERS]
     best = min(candidates, key=lambda candidate: candidate.total)
+    least = least_bytes(requests)
+    for order in _ORDERS:
+        if best.total <= least:
+            break
+        best = min(best, _improved(sorted(requests, key=order), least), key=lambda candidate: candidate.total)
     _check(requests, best)
     return best
+
+
+def _improved(requests: Sequence[Request], least: int) -> Plan:
+    """The best of some greedy layouts, in each of which the topmost buffer of the one before comes first."""
+    found = [_place(requests)]
+    for _ in range(_TURNS):
+        latest = found[-1]
+        top = next(r for r in requests if latest.offsets[r.name] + r.bytes == latest.total)
+        if latest.total <= least or top is requests[0]:
+            break
+        requests = [top, *(request for request in requests if request is not top)]
+        found.append(_place(requests))
+    return min(found, key=lambda candidate: candidate.total)
 
 
 def _place(requests: Sequence[Request], ceiling: int | None = None) -> Plan:

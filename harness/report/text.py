@@ -44,7 +44,8 @@ def _headline(record: Result) -> RenderableType:
     if record.footprint is not None:
         table.add_row(
             "network image",
-            f"{record.footprint.network:,} B  (weights + kernels + activations)",
+            f"{record.footprint.network:,} B  (weights + kernels + activations)"
+            + ("; leaner forms, for the board's memory" if record.forms == "leaner" else ""),
         )
     return table
 

@@ -239,6 +239,7 @@ class Result(_Record):
     """One run. Make one with Result.new(), which gives it its time and its id.
 
     weights: "random" for a network that has learnt nothing, whose accuracies are None; None for a trained one.
+    forms: "leaner" where the board's memory has no room for the layers' preferred forms; None where it has.
     bit_exact: True, or the first mismatch; None for float variants, which carry max_abs_error instead.
     footprint: None on the host engine. instructions: per inference, None on hardware and on the host engine.
     """
@@ -253,6 +254,7 @@ class Result(_Record):
     kernels: Text
     seed: int | None
     weights: Literal["random"] | None = None
+    forms: Literal["leaner"] | None = None
     latency: Latency
     instructions: Count | None
     layers: tuple[Layer, ...]
@@ -273,6 +275,7 @@ class Result(_Record):
         kernels: str,
         seed: int | None,
         weights: Literal["random"] | None = None,
+        forms: Literal["leaner"] | None = None,
         latency: Latency,
         instructions: int | None,
         layers: Iterable[Layer],
@@ -299,6 +302,7 @@ class Result(_Record):
             kernels=kernels,
             seed=seed,
             weights=weights,
+            forms=forms,
             latency=latency,
             instructions=instructions,
             layers=tuple(layers),

@@ -38,10 +38,10 @@ def fit(
     """
     chosen = boards.load(board)
 
-    def link(policy: Policy) -> Footprint:
-        return pipeline.link(linkable(loaded, policy), "mixed", chosen, reporter)
+    def link(policy: Policy, *, smallest: bool = False) -> Footprint:
+        return pipeline.link(linkable(loaded, policy), "mixed", chosen, reporter, smallest=smallest)
 
-    narrowed = tightest(limits, of_board(chosen, table(loaded.graph), link))
+    narrowed = tightest(limits, of_board(chosen, table(loaded.graph), lambda policy: link(policy, smallest=True)))
     reporter.say(f"{board} has room for {narrowed.flash:,} bytes of weights and {narrowed.ram:,} of activations")
     for _ in range(_ATTEMPTS):
         found = find(narrowed)
@@ -73,7 +73,8 @@ def linkable(loaded: Loaded, policy: Policy) -> Graph:
 def of_board(board: Board, tensors: Table, link: Link) -> Limits:
     """What the board's memory leaves for weights and activations: measured on the network with 2 bits everywhere.
 
-    Code and platform are the same whatever the widths, but for which kernels are linked; hence the loop in `fit`.
+    link: in the forms that need the least RAM, which any policy can fall back on. Code and platform are the same
+    whatever the widths, but for which kernels are linked; hence the loop in `fit`.
     """
     weights, activations = tensors.uniform(WIDTHS[0])
     policy = tensors.policy(weights, activations, method="uniform")
