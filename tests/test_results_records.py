@@ -156,8 +156,8 @@ class TestRecord:
     def test_holds_exactly_the_documented_keys_in_order(self) -> None:
         plain = result().plain()
         assert " ".join(plain) == (
-            "schema id time model variant board engine kernels seed weights forms latency instructions layers footprint "
-            "accuracy bit_exact max_abs_error fingerprint"
+            "schema id time model variant board engine kernels seed weights forms latency instructions layers "
+            "footprint accuracy bit_exact max_abs_error fingerprint"
         )
         assert " ".join(plain["latency"]) == (
             "clock unit median min max repeats hz us error_band model_version overhead times"
