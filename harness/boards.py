@@ -48,12 +48,26 @@ class _Record(BaseModel):
 
 
 class Region(_Record):
-    """One memory region. origin and length in bytes."""
+    """One memory region. origin and length in bytes.
+
+    sectors: what flash erases at once, from its origin on, as pairs: how many, of how many bytes each. Without it, the
+    simulator's chip tells, if the board has one.
+    """
 
     name: str
     kind: Literal["flash", "ram"]
     origin: Address
     length: Annotated[int, Field(gt=0)]
+    sectors: tuple[tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]], ...] = ()
+
+    @model_validator(mode="after")
+    def _is_divided(self) -> Self:
+        if self.sectors and self.kind != "flash":
+            raise ValueError(f"{self.name} is {self.kind}: only flash has sectors")
+        total = sum(count * size for count, size in self.sectors)
+        if self.sectors and total != self.length:
+            raise ValueError(f"the sectors of {self.name} have {total:,} bytes, not {self.length:,}")
+        return self
 
 
 class QemuEngine(_Record):

@@ -19,6 +19,7 @@ from harness.assets import boards_dir, firmware_dir
 from harness.cli.app import app
 from harness.errors import DeviceError, DoesNotFit, InputError
 from harness.pipeline import RunSpec, run
+from harness.probe import targets
 from harness.results.record import Footprint, Result
 
 NO_QEMU = shutil.which("qemu-system-arm") is None
@@ -130,6 +131,10 @@ def test_the_schema_is_one() -> None:
     assert json.loads(printed.stdout) == boards.schema()
 
 
+FLASH_512K = {"name": "FLASH", "kind": "flash", "origin": "0x08000000", "length": 524288}
+RAM_128K = {"name": "RAM", "kind": "ram", "origin": "0x20000000", "length": 131072}
+
+
 def changed(**keys: object) -> dict[str, Any]:
     """The manifest of a board, with other values at dotted keys; None removes one."""
     manifest: dict[str, Any] = json.loads((boards_dir() / "nucleo-f446.json").read_text())
@@ -159,6 +164,14 @@ def changed(**keys: object) -> dict[str, Any]:
             {"harness__clock__wait_states": 4},
             "harness.clock sets 4 wait states (bus_divider 1), harness.timing says 5 of the core's cycles at 180 MHz",
         ),
+        (
+            {"harness__memory": [{**FLASH_512K, "sectors": [[4, 16384], [3, 131072]]}, RAM_128K]},
+            "harness.memory.0: the sectors of FLASH have 458,752 bytes, not 524,288",
+        ),
+        (
+            {"harness__memory": [FLASH_512K, {**RAM_128K, "sectors": [[1, 131072]]}]},
+            "harness.memory.1: RAM is ram: only flash has sectors",
+        ),
         ({"build__f_cpu": "216000000L"}, "flash cannot be read with the core at 216 MHz"),
     ],
 )
@@ -168,6 +181,33 @@ def test_a_wrong_manifest_is_explained(keys: dict[str, object], says: str, tmp_p
     with pytest.raises(InputError) as caught:
         boards.load(str(path))
     assert str(caught.value).startswith("board manifest mine.json") and says in str(caught.value)
+
+
+@pytest.mark.parametrize("name", boards.names())
+def test_sectors_are_all_of_flash(name: str) -> None:
+    board = boards.load(name)
+    flash = board.region("flash")
+    assert sum(count * size for count, size in targets.sectors(board, flash)) == flash.length
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "sectors"),
+    [
+        ("nucleo-f746", {}, ((4, 32768), (1, 131072), (3, 262144))),
+        ("microbit", {}, ((256, 1024),)),
+        ("mps2-an386", {}, ((1024, 4096),)),
+        ("nucleo-f746", {"length": 6 * 1024}, ((3, 2048),)),
+        ("nucleo-f746", {"length": 300 * 1024}, ((4, 32768), (1, 131072), (11, 4096))),
+        ("nucleo-f746", {"length": 65536, "sectors": ((256, 256),)}, ((256, 256),)),
+    ],
+)
+def test_flash_is_erased_in_sectors_of_its_own(
+    name: str, keys: dict[str, Any], sectors: tuple[tuple[int, int], ...]
+) -> None:
+    board = boards.load(name)
+    flash = board.region("flash").model_copy(update=keys)
+    board = board.model_copy(update={"memory": (flash, board.region("ram"))})
+    assert targets.sectors(board, flash) == sectors
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -13,8 +14,10 @@ import pytest
 from pyocd.core.target import Target
 
 from harness import boards
+from harness.assets import boards_dir
 from harness.boards import Board
 from harness.errors import BuildError, DeviceError, InputError
+from harness.probe import targets
 from harness.probe.image import read_segments
 from harness.probe.session import BoardSession, open_session
 from harness.toolchain import symbols
@@ -91,6 +94,33 @@ def test_a_large_image_arrives_whole(
     start(session, large, running)
     running.serial.sendall(b"!P")  # the firmware's own sum of the payload
     assert int(probe_boards.read_line(running.serial), 16) == (0x600DDA7A + 0xFFFFFFFF + 0xE0F) & 0xFFFFFFFF
+
+
+def test_whole_sectors_are_erased_and_no_more(board: Board, session: BoardSession, small: Path) -> None:
+    flash = board.region("flash")
+    (_, size), *_ = targets.sectors(board, flash)
+    for offset in (size - 4, size):
+        session.write_memory(flash.origin + offset, b"kept")
+    session.program(small)
+    assert session.read_memory(flash.origin + size - 4, 8) == b"\xff\xff\xff\xff" + b"kept"
+
+
+def test_sectors_of_256_bytes(tmp_path: Path) -> None:
+    manifest = json.loads((boards_dir() / "nucleo-f746.json").read_text())
+    manifest["harness"]["memory"][0]["sectors"] = [[4096, 256]]
+    path = tmp_path / "finely-divided.json"
+    path.write_text(json.dumps(manifest))
+    board = boards.load(str(path))
+    elf = probe_boards.build(board, tmp_path)
+    end = max(segment.address + len(segment.data) for segment in read_segments(elf))
+    behind = -(-end // 256) * 256
+    with probe_boards.running(board, tmp_path) as running, open_session(board, emulator=running.emulator) as session:
+        session.write_memory(behind - 4, b"kept" * 2)
+        session.program(elf)
+        assert session.read_memory(behind - 4, 8)[4:] == b"kept"
+        assert session.read_memory(end, behind - end) == b"\xff" * (behind - end)
+        session.reset_and_run()
+        assert probe_boards.read_line(running.serial) == b"ready"
 
 
 @pytest.mark.parametrize("offset", [0, 5000, -1])

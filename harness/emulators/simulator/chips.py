@@ -96,7 +96,8 @@ class Block:
 class Chip:
     """One chip. cpuid, fpu: what the core's identification registers say.
 
-    flash_aliases: other addresses of the flash. caches: CCSIDR of the data and the instruction cache, if there are any.
+    flash_aliases: other addresses of the flash. sectors: what it erases at once, as in board manifests; () where that
+    is not known. caches: CCSIDR of the data and the instruction cache, if there are any.
     clock_control: the block whose registers hold the others' enable bits. interrupts: lines of the NVIC;
     priority_bits: of a priority, how many the chip has.
     """
@@ -107,6 +108,7 @@ class Chip:
     memories: tuple[Memory, ...]
     constants: tuple[Constants, ...]
     blocks: tuple[Block, ...]
+    sectors: tuple[tuple[int, int], ...] = ()
     clock_control: str = "RCC"
     caches: tuple[int, int] | None = None
     interrupts: int = 98

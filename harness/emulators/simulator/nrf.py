@@ -46,6 +46,7 @@ _NRF52840 = Chip(
         Block("FPB", 0xE000_2000, size=0x1000),
         Block("TPIU", 0xE004_0000, size=0x1000),
     ),
+    sectors=((256, 4096),),  # what FICR says
     interrupts=48,
     priority_bits=3,
 )

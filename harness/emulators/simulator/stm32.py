@@ -18,6 +18,8 @@ _CORE_UNITS = (
     Block("TPIU", 0xE004_0000, size=0x1000),
 )
 
+_KIB = 1024
+
 # 96 bits; that of no real part.
 _UNIQUE_ID = (0x0036_0040, 0x3136_5105, 0x3033_3834)
 
@@ -120,6 +122,7 @@ _STM32F446 = Chip(
         Block("DBGMCU", 0xE004_2000, reset={0x00: 0x1000_6421}),
         *_CORE_UNITS,
     ),
+    sectors=((4, 16 * _KIB), (1, 64 * _KIB), (3, 128 * _KIB)),  # RM0390 section 3.3
     interrupts=97,
 )
 
@@ -140,6 +143,7 @@ _STM32F407 = Chip(
         Block("DBGMCU", 0xE004_2000, reset={0x00: 0x1007_6413}),
         *_CORE_UNITS,
     ),
+    sectors=((4, 16 * _KIB), (1, 64 * _KIB), (7, 128 * _KIB)),  # RM0090 section 3.3
     interrupts=82,
 )
 
@@ -168,6 +172,7 @@ _STM32F746 = Chip(
         Block("DBGMCU", 0xE004_2000, reset={0x00: 0x1001_6449}),
         *_CORE_UNITS,
     ),
+    sectors=((4, 32 * _KIB), (1, 128 * _KIB), (3, 256 * _KIB)),  # RM0385 section 3.3.1
     interrupts=98,
 )
 
@@ -176,6 +181,7 @@ _GENERIC_M7 = replace(
     _STM32F746,
     name="generic-m7",
     constants=(_identification(0x1FF0_F420, 0x1FF0_F442, 2048),),
+    sectors=(),
     blocks=tuple(replace(block, reset={}) if block.name == "DBGMCU" else block for block in _STM32F746.blocks),
 )
 
@@ -226,6 +232,7 @@ _STM32L4R5 = Chip(
         Block("DBGMCU", 0xE004_2000, reset={0x00: 0x1003_6470}),
         *_CORE_UNITS,
     ),
+    sectors=((512, 4 * _KIB),),  # RM0432 section 3.3.1, with two banks
     interrupts=95,
 )
 
@@ -298,6 +305,7 @@ _STM32H743 = Chip(
         Block("DBGMCU", 0x5C00_1000, reset={0x00: 0x2003_6450}),
         *_CORE_UNITS,
     ),
+    sectors=((16, 128 * _KIB),),  # RM0433 section 4.3.4
     interrupts=150,
 )
 
@@ -374,6 +382,7 @@ _STM32U585 = Chip(
         Block("DBGMCU", 0xE004_4000, reset={0x00: 0x3001_6482}),
         *_CORE_UNITS,
     ),
+    sectors=((256, 8 * _KIB),),  # RM0456 section 7.3.1
     interrupts=126,
 )
 
