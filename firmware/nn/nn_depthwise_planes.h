@@ -240,30 +240,8 @@ NN_INLINE void nn_planes_pack(uint32_t bytes, uint8_t *target, nn_element elemen
     }
 }
 
-/* Four channels of two pixels into a word of each of four planes, `plane` words after each other. */
-NN_INLINE void nn_planes_split(uint32_t first, uint32_t second, nn_word *target, uint32_t plane)
-{
-#if NN_DSP
-    uint32_t lower, third;
-    __asm__("pkhbt %[lower], %[first], %[second], lsl #16\n\t"
-            "pkhtb %[second], %[second], %[first], asr #16\n\t"
-            "uxtb16 %[first], %[lower]\n\t"
-            "uxtb16 %[lower], %[lower], ror #8\n\t"
-            "uxtb16 %[third], %[second]\n\t"
-            "uxtb16 %[second], %[second], ror #8"
-            : [first] "+r"(first), [second] "+r"(second), [lower] "=&r"(lower), [third] "=&r"(third));
-    target[0] = first;
-    target[plane] = lower;
-    target[2u * plane] = third;
-    target[3u * plane] = second;
-#else
-    for (uint32_t channel = 0; channel < 4; channel++) {
-        target[channel * plane] = (first >> (8u * channel) & 0xFFu) | (second >> (8u * channel) & 0xFFu) << 16;
-    }
-#endif
-}
-
-/* The same for `words` words of neighbouring pixels from `source` on, `step` bytes apart. */
+/* Four channels of neighbouring pixels, from `source` on and `step` bytes apart, into `words` words of each of four
+ * planes. */
 NN_INLINE void nn_planes_split_row(const uint8_t *source, uint32_t step, uint32_t words, nn_element element,
                                    nn_word *target, uint32_t plane)
 {
@@ -292,7 +270,7 @@ NN_INLINE void nn_planes_split_row(const uint8_t *source, uint32_t step, uint32_
     }
 #endif
     for (uint32_t word = 0; word < words; word++, source += 2u * step) {
-        nn_planes_split(nn_get_four(source, element), nn_get_four(source + step, element), target + word, plane);
+        nn_split_pair(nn_get_four(source, element), nn_get_four(source + step, element), target + word, plane);
     }
 }
 
@@ -309,7 +287,7 @@ NN_INLINE void nn_depthwise_planes_fill(const nn_depthwise_planes_layer *layer, 
     for (uint32_t i = 0; i < height; i++, y++, planes += words) {
         if (y < 0 || y >= (int32_t)s->height) {
             for (uint32_t word = 0; word < words; word++) {
-                nn_planes_split(padding, padding, planes + word, plane);
+                nn_split_pair(padding, padding, planes + word, plane);
             }
             continue;
         }
@@ -325,7 +303,7 @@ NN_INLINE void nn_depthwise_planes_fill(const nn_depthwise_planes_layer *layer, 
                     pixels[half] = nn_planes_pixel(row, x, s->channels, channel, s->input);
                 }
             }
-            nn_planes_split(pixels[0], pixels[1], planes + word, plane);
+            nn_split_pair(pixels[0], pixels[1], planes + word, plane);
         }
     }
 }

@@ -57,6 +57,29 @@ NN_INLINE uint32_t nn_get_four(const uint8_t *source, nn_element element)
     return *(const nn_word *)(const void *)source;
 }
 
+/* Four channels of two pixels, in bytes, into pairs of 16-bit elements: of each channel a word, `distance` words apart. */
+NN_INLINE void nn_split_pair(uint32_t first, uint32_t second, nn_word *target, uint32_t distance)
+{
+#if NN_DSP
+    uint32_t lower, third;
+    __asm__("pkhbt %[lower], %[first], %[second], lsl #16\n\t"
+            "pkhtb %[second], %[second], %[first], asr #16\n\t"
+            "uxtb16 %[first], %[lower]\n\t"
+            "uxtb16 %[lower], %[lower], ror #8\n\t"
+            "uxtb16 %[third], %[second]\n\t"
+            "uxtb16 %[second], %[second], ror #8"
+            : [first] "+r"(first), [second] "+r"(second), [lower] "=&r"(lower), [third] "=&r"(third));
+    target[0] = first;
+    target[distance] = lower;
+    target[2u * distance] = third;
+    target[3u * distance] = second;
+#else
+    for (uint32_t channel = 0; channel < 4; channel++) {
+        target[channel * distance] = (first >> (8u * channel) & 0xFFu) | (second >> (8u * channel) & 0xFFu) << 16;
+    }
+#endif
+}
+
 /* `elements` elements of the row at `row` (NN_U8, NN_U4 or NN_U2), a byte each. */
 NN_INLINE void nn_unpack_row(const void *row, nn_element element, uint8_t *target, uint32_t elements)
 {

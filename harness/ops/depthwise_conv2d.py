@@ -10,6 +10,7 @@ import numpy as np
 from harness.errors import InputError
 from harness.ops.base import Array, Requantization, Shape, Weighted, finished, padding_edges, relu_label
 from harness.ops.depthwise_planes import PlanesDepthwise
+from harness.ops.depthwise_strips import StripsDepthwise
 from harness.ops.depthwise_words import WordsDepthwise
 from harness.ops.lowering import (
     Constant,
@@ -65,7 +66,9 @@ class DepthwiseConv2d(Weighted):
 
     @property
     def forms(self) -> tuple[Form[Any], ...]:
-        return (PlanesDepthwise(), WordsDepthwise(), PlainDepthwise()) if self.integer else (PlainDepthwiseF32(),)
+        if not self.integer:
+            return (PlainDepthwiseF32(),)
+        return StripsDepthwise(), PlanesDepthwise(), WordsDepthwise(), PlainDepthwise()
 
     @property
     def label(self) -> str:

@@ -1,0 +1,187 @@
+"""Depthwise convolution on strips of a row (nn_depthwise_strips.h): 3x3 kernels, stride 1, on cores with DSP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.ops import packed
+from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site, Storage
+
+if TYPE_CHECKING:
+    from harness.ops.base import Array
+    from harness.ops.depthwise_conv2d import DepthwiseConv2d
+
+# What fits into instructions: LDRD from a line to the next but one, ADD of a strip's outputs (bytes).
+_LARGEST_LOAD, _LARGEST_STEP = 1020, 4095
+
+# Bytes of lines that a block of rows may take, where one row of outputs does with less.
+_LINES = 6144
+
+# Bytes of the weights and constants of four channels.
+_WEIGHTS = 128
+
+# Pixels of a strip; longer ones have fewer neighbours and share more instructions.
+_TILES = (6, 5, 4, 3, 2)
+
+# Words of packed weights of four channels.
+_PACKED_WORDS = {8: 9, 4: 5, 2: 3}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How an image is cut. tile: pixels of a strip. strips: of a row. edges: whether lines have padding on their sides.
+
+    block: rows of outputs at a time. pitch: bytes of a line. whole: whether the image is one pass.
+    """
+
+    tile: int
+    strips: int
+    edges: bool
+    block: int
+    pitch: int
+    whole: bool
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of weights and lines."""
+        if self.whole:
+            return _WEIGHTS + 3 * self.pitch
+        return _WEIGHTS + (self.block + 2) * self.pitch + (self._slot if self.edges else 0)
+
+    @property
+    def _slot(self) -> int:
+        return self.pitch // (self.strips + self.edges)
+
+
+class StripsDepthwise(Form["DepthwiseConv2d"]):
+    """Up to six neighbouring outputs of one channel at a time, from pairs of pixels."""
+
+    name = "strips"
+    storages = frozenset({Storage.U8, Storage.U4, Storage.U2})
+    weight_bits = packed.WEIGHT_BITS
+    asymmetric = True
+
+    def applicable(self, layer: DepthwiseConv2d, site: Site) -> bool:
+        if not site.target.dsp or layer.weight.shape[1:] != (3, 3) or layer.stride != (1, 1):
+            return False
+        if layer.edges != ((1, 1), (1, 1)) or len(layer.weight) % 4:
+            return False
+        if layer.requantize is None or not (layer.requantize.shift == 32).all() or site.output is not Storage.U8:
+            return False
+        return layer.requantize.bits == 8 and _plan(layer, site) is not None
+
+    def cost(self, layer: DepthwiseConv2d, site: Site) -> Cost:
+        plan = _planned(layer, site)
+        rows, _, channels = site.output_shape
+        fours, words, tile = channels // 4, -(-plan.tile // 2), plan.tile
+        blocks = -(-rows // plan.block)
+        line = 2 * tile + 1 + words // 2 + words % 2 + (2 if plan.edges else -2)
+        centred = layer.requantize is not None and layer.requantize.zero_point != 0
+        if plan.whole:
+            outputs = 4 * (76 + 9 * centred)
+        else:
+            strip = 3 * line + (3 + centred) * tile + 7
+            outputs = 4 * (rows * (plan.strips * strip + (6 if plan.edges else 0)) + 14 * blocks)
+        pair = {Storage.U8: 8, Storage.U4: 38, Storage.U2: 38}[site.input]
+        filled = (rows + 2 * (blocks - 1)) * (plan.strips * (pair * words + 5) + (5 if plan.edges else 0))
+        unpacked = blocks * {8: 85, 4: 98, 2: 97}[layer.weight_bits]
+        return Cost(
+            flash=4 * _PACKED_WORDS[layer.weight_bits] * fours + 8 * channels,
+            scratch=plan.scratch,
+            instructions=fours * (outputs + filled + unpacked) + blocks * plan.pitch,
+            shared={_name(layer, site, plan): 900},
+        )
+
+    def writes(self, layer: DepthwiseConv2d, site: Site) -> frozenset[Storage]:
+        return frozenset({site.output})
+
+    def lower(self, layer: DepthwiseConv2d, site: Site) -> Lowering:
+        from harness.ops.depthwise_conv2d import by_tap
+
+        assert layer.requantize is not None
+        plan = _planned(layer, site)
+        name = _name(layer, site, plan)
+        constants = np.stack([layer.bias, layer.requantize.multiplier], axis=1).astype(np.int32)
+        fields = ", ".join(f".{field} = {value}" for field, value in _kind(layer, site, plan).items())
+        arguments = "const nn_depthwise_strips_layer *layer, const void *input, void *output, void *scratch"
+        body = f"nn_strips_run(layer, input, output, scratch, (nn_strips_kind){{{fields}}});"
+        return Lowering(
+            form=self.name,
+            header="nn_depthwise_strips.h",
+            kernel="nn_depthwise_strips",
+            record="nn_depthwise_strips_layer",
+            fields={"weights": Reference("weights"), "constants": Reference("constants"), "run": name},
+            constants=(
+                Constant("weights", "uint32_t", pack(by_tap(layer), layer.weight_bits)),
+                Constant("constants", "int32_t", constants.ravel()),
+            ),
+            scratch_bytes=plan.scratch,
+            functions={name: f"NN_SHARED void {name}({arguments})\n{{\n    {body}\n}}"},
+        )
+
+
+def pack(taps: Array, bits: int) -> Array:
+    """(9, C) int8 weights, C in fours -> uint32 words as nn_strips_tap (nn_depthwise_strips.h) reads them."""
+    fours = taps.astype(np.int64).reshape(9, -1, 4).transpose(1, 0, 2)
+    if bits == 8:
+        raw: Array = np.ascontiguousarray(fours.astype(np.int8)).view(np.uint32).ravel()
+        return raw
+    # Four channels of a tap side by side, then these side by side in words.
+    fields = ((fours + 2 ** (bits - 1)) << (bits * np.arange(4))).sum(axis=2)
+    order = [[0, 1], [4, 5], [6, 7], [3, 2], [None, 8]] if bits == 4 else [[0, 1, 1, 2], [3, 4, 4, 5], [6, 7, 7, 8]]
+    words = [
+        sum((fields[:, tap] << (4 * bits * place) for place, tap in enumerate(word) if tap is not None), start=0)
+        for word in order
+    ]
+    result: Array = np.stack(words, axis=1).ravel().astype(np.uint32)
+    return result
+
+
+def _plan(layer: DepthwiseConv2d, site: Site) -> _Plan | None:
+    """With the longest strips that make up a row; None where there are none, or steps are too long."""
+    rows, columns, channels = site.output_shape
+    for tile in _TILES:
+        strips, slot = columns // tile, 16 * -(-tile // 2)
+        edges = strips > 1 or layer.input_zero_point != 0
+        pitch = (strips + edges) * slot
+        if columns % tile or tile * channels > _LARGEST_STEP or 2 * pitch + slot > _LARGEST_LOAD:
+            continue
+        most = max(_LINES // pitch - 2, 1)
+        block = -(-rows // -(-rows // most))
+        return _Plan(tile, strips, edges, block, pitch, (rows, columns) == (3, 3) and not edges)
+    return None
+
+
+def _planned(layer: DepthwiseConv2d, site: Site) -> _Plan:
+    plan = _plan(layer, site)
+    assert plan is not None
+    return plan
+
+
+def _kind(layer: DepthwiseConv2d, site: Site, plan: _Plan) -> dict[str, str | int]:
+    """The initialiser of an nn_strips_kind."""
+    assert layer.requantize is not None
+    height, width, channels = site.output_shape
+    return {
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "tile": plan.tile,
+        "edges": "true" if plan.edges else "false",
+        "block": plan.block,
+        "weight_bits": layer.weight_bits,
+        "input": site.input.value,
+        "input_zero_point": layer.input_zero_point,
+        "zero_point": layer.requantize.zero_point,
+    }
+
+
+def _name(layer: DepthwiseConv2d, site: Site, plan: _Plan) -> str:
+    """The C function that computes all layers of this kind."""
+    kind = _kind(layer, site, plan)
+    shape = "x".join(str(kind[field]) for field in ("height", "width", "channels"))
+    points = f"{kind['input_zero_point']}_{kind['zero_point']}"
+    return f"nn_strips_{shape}_s{layer.weight_bits}_u{site.input.bits}_{points}"
