@@ -1,4 +1,4 @@
-"""Depthwise convolution on planes and on words: exact for every stride, padding and width, estimated as measured."""
+"""Depthwise convolution on strips, planes and words: exact for every shape and width, estimated as measured."""
 
 from __future__ import annotations
 
@@ -69,18 +69,37 @@ NETWORKS: dict[str, Graph] = {
     ),
 }
 
+# Rows that are one strip of each length, or several; weights and inputs of each width; zero points at both ends.
+STRIPS: dict[str, Graph] = {
+    "one pass": depthwise((3, 3, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 7, 4), (1, ONE, None, 8, 0, 2)]),
+    "one strip of 2": depthwise((5, 2, 4), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 3, 8), (1, ONE, ONE, 8, 0, 8)]),
+    "one strip of 3": depthwise((4, 3, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 255, 2)]),
+    "one strip of 4": depthwise((1, 4, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 0, 4)]),
+    "one strip of 5": depthwise((25, 5, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 1, 2)]),
+    "one strip of 6": depthwise((6, 6, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 0, 4)]),
+    "one strip with edges": depthwise((3, 3, 4), [(1, ONE, None, 8, 9, 8), (1, ONE, None, 8, 0, 8)], zero_point=255),
+    "strips of 2": depthwise((3, 14, 4), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 1, 8)]),
+    "strips of 3": depthwise((5, 9, 4), [(1, ONE, None, 8, 0, 8)], zero_point=128),
+    "strips of 4": depthwise((2, 16, 4), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 4, 4)]),
+    "strips of 5": depthwise((4, 10, 4), [(1, ONE, None, 8, 5, 8), (1, ONE, None, 8, 0, 2)]),
+    "strips of 6": depthwise((12, 12, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 200, 8)]),
+    "blocks of strips": depthwise((40, 54, 4), [(1, ONE, None, 8, 0, 8)], zero_point=3),
+    "packed strips": depthwise((7, 6, 12), [(1, ONE, None, 4, 0, 4), (1, ONE, None, 2, 3, 2), (1, ONE, None, 8, 0, 8)]),
+    "packed image": depthwise((3, 3, 8), [(1, ONE, None, 2, 0, 4), (1, ONE, None, 4, 0, 2), (1, ONE, None, 8, 0, 4)]),
+    "packed blocks": depthwise((40, 54, 4), [(1, ONE, None, 4, 15, 8), (1, ONE, None, 8, 0, 8)]),
+}
+CASES = [(name, form) for name in NETWORKS for form in ("planes", "words")] + [(name, "strips") for name in STRIPS]
 
-@pytest.mark.parametrize("form", ["planes", "words"])
-@pytest.mark.parametrize("name", NETWORKS)
+
+@pytest.mark.parametrize(("name", "form"), CASES)
 def test_portable_path(name: str, form: str, tmp_path: Path) -> None:
-    on_host_exactly(NETWORKS[name], form, tmp_path)
+    on_host_exactly((NETWORKS | STRIPS)[name], form, tmp_path)
 
 
 @needs_arm
-@pytest.mark.parametrize("form", ["planes", "words"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "form"), CASES)
 def test_assembly_and_what_it_costs(name: str, form: str) -> None:
-    graph = NETWORKS[name]
+    graph = (NETWORKS | STRIPS)[name]
     _, _, ran = on_core_exactly(graph, form)
     estimated = 0
     for index, layer in enumerate(graph.layers):
@@ -106,3 +125,25 @@ def test_any_shape(
         (strides[-1], ONE, None, 8, 0, 8)
     ]
     on_host_exactly(depthwise(shape, layers, zero_point), form, tmp_path)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.tuples(st.integers(1, 9), st.sampled_from([2, 3, 4, 5, 6, 8, 9, 10, 12]), st.sampled_from([4, 8])),
+    zero_point=st.sampled_from([0, 1, 255]),
+    point=st.sampled_from([0, 255]),
+    bits=st.sampled_from([8, 4, 2]),
+)
+def test_any_strips(shape: tuple[int, int, int], zero_point: int, point: int, bits: int, tmp_path: Path) -> None:
+    on_host_exactly(depthwise(shape, [(1, ONE, None, 8, point, bits)], zero_point), "strips", tmp_path)
+
+
+def test_what_strips_refuse() -> None:
+    for graph in (
+        depthwise((6, 6, 4), [(2, ONE, None, 8, 0, 8)]),
+        depthwise((6, 6, 4), [(1, (0, 0), None, 8, 0, 8)]),
+        depthwise((6, 6, 4), [(1, ONE, (1, 0), 8, 0, 8)]),
+        depthwise((6, 7, 4), [(1, ONE, None, 8, 0, 8)]),
+    ):
+        layer = graph.layers[0]
+        assert not {form.name: form for form in layer.forms}["strips"].fits(layer, site_of(graph, 0))

@@ -228,20 +228,30 @@ NN_INLINE uint32_t nn_planes_pixel(const uint8_t *row, uint32_t pixel, uint32_t 
     return nn_get_four(row + (pixel * channels + channel) * nn_element_bits(element) / 8u, element);
 }
 
-/* Four bytes of an output of 4 or 2 bits into their place. */
-NN_INLINE void nn_planes_pack(uint32_t bytes, uint8_t *target, nn_element element)
+/* Four channels of two pixels into a word of each of four planes, `plane` words after each other. */
+NN_INLINE void nn_planes_split(uint32_t first, uint32_t second, nn_word *target, uint32_t plane)
 {
-    if (element == NN_U4) {
-        const uint32_t pairs = bytes | bytes >> 4;
-        *(uint16_t *)(void *)target = (uint16_t)((pairs & 0xFFu) | (pairs >> 8 & 0xFF00u));
-    } else {
-        const uint32_t pairs = bytes | bytes >> 6;
-        *target = (uint8_t)((pairs & 0xFu) | (pairs >> 12 & 0xF0u));
+#if NN_DSP
+    uint32_t lower, third;
+    __asm__("pkhbt %[lower], %[first], %[second], lsl #16\n\t"
+            "pkhtb %[second], %[second], %[first], asr #16\n\t"
+            "uxtb16 %[first], %[lower]\n\t"
+            "uxtb16 %[lower], %[lower], ror #8\n\t"
+            "uxtb16 %[third], %[second]\n\t"
+            "uxtb16 %[second], %[second], ror #8"
+            : [first] "+r"(first), [second] "+r"(second), [lower] "=&r"(lower), [third] "=&r"(third));
+    target[0] = first;
+    target[plane] = lower;
+    target[2u * plane] = third;
+    target[3u * plane] = second;
+#else
+    for (uint32_t channel = 0; channel < 4; channel++) {
+        target[channel * plane] = (first >> (8u * channel) & 0xFFu) | (second >> (8u * channel) & 0xFFu) << 16;
     }
+#endif
 }
 
-/* Four channels of neighbouring pixels, from `source` on and `step` bytes apart, into `words` words of each of four
- * planes. */
+/* The same for `words` words of neighbouring pixels from `source` on, `step` bytes apart. */
 NN_INLINE void nn_planes_split_row(const uint8_t *source, uint32_t step, uint32_t words, nn_element element,
                                    nn_word *target, uint32_t plane)
 {
@@ -270,7 +280,7 @@ NN_INLINE void nn_planes_split_row(const uint8_t *source, uint32_t step, uint32_
     }
 #endif
     for (uint32_t word = 0; word < words; word++, source += 2u * step) {
-        nn_split_pair(nn_get_four(source, element), nn_get_four(source + step, element), target + word, plane);
+        nn_planes_split(nn_get_four(source, element), nn_get_four(source + step, element), target + word, plane);
     }
 }
 
@@ -287,7 +297,7 @@ NN_INLINE void nn_depthwise_planes_fill(const nn_depthwise_planes_layer *layer, 
     for (uint32_t i = 0; i < height; i++, y++, planes += words) {
         if (y < 0 || y >= (int32_t)s->height) {
             for (uint32_t word = 0; word < words; word++) {
-                nn_split_pair(padding, padding, planes + word, plane);
+                nn_planes_split(padding, padding, planes + word, plane);
             }
             continue;
         }
@@ -303,7 +313,7 @@ NN_INLINE void nn_depthwise_planes_fill(const nn_depthwise_planes_layer *layer, 
                     pixels[half] = nn_planes_pixel(row, x, s->channels, channel, s->input);
                 }
             }
-            nn_split_pair(pixels[0], pixels[1], planes + word, plane);
+            nn_planes_split(pixels[0], pixels[1], planes + word, plane);
         }
     }
 }
@@ -377,7 +387,7 @@ NN_INLINE void nn_depthwise_planes(const nn_depthwise_planes_layer *layer, const
                 const uint32_t pitch = nn_row_bytes(s->columns * s->channels, s->output);
                 for (uint32_t column = 0; column < s->columns; column++) {
                     const uint32_t at = (column * s->channels + four) * nn_element_bits(s->output) / 8u;
-                    nn_planes_pack(bytes[column], (uint8_t *)output + (row + i) * pitch + at, s->output);
+                    nn_put_four(bytes[column], (uint8_t *)output + (row + i) * pitch + at, s->output);
                 }
             }
         }

@@ -1,7 +1,7 @@
 /* Depthwise convolution with 3x3 kernels, stride 1 and one pixel of padding on every side, on strips: up to six
  * neighbouring outputs of one channel at a time, two multiplications per instruction.
  *
- * Optimal for cores with the DSP extension, channels in fours, outputs of 8 bits. Strips of `tile` pixels make up a row
+ * Optimal for cores with the DSP extension, channels in fours, outputs of 8, 4 or 2 bits. Strips of `tile` pixels make up a row
  * of the image. A block of rows of outputs at a time, and of it four channels: their pixels become, in scratch, pairs of
  * 16-bit elements, (p0, p1), (p2, p3) and so on of a strip; an odd strip ends with the pair of its last two. A pass then
  * keeps the outputs of a strip in registers: a pair of pixels (p, q) adds to four of them, with weights (w0, w1) and
@@ -11,8 +11,8 @@
  * sides. Otherwise every line of scratch begins with a strip of padding, which is also what lies behind the line before.
  * Lines above and below the image are padding, too; an image of 3x3 has none: it is one pass, nine outputs at a time.
  *
- * Scratch: the weights and constants of four channels (128 bytes), then the lines. Nothing is read or written beyond the
- * input and the output.
+ * Packed outputs are collected as bytes of four channels first. Scratch: the weights and constants of four channels (128
+ * bytes), the lines, what is collected of a block. Nothing is read or written beyond the input and the output.
  */
 #ifndef NN_DEPTHWISE_STRIPS_H
 #define NN_DEPTHWISE_STRIPS_H
@@ -29,7 +29,7 @@ typedef struct nn_depthwise_strips_layer {
 
 /* The shape of a layer. height, width, channels: of the input and of the output. tile: pixels of a strip, 2 to 6, of
  * which a row is made. edges: whether lines have padding on their sides. block: rows of outputs at a time. weight_bits: 8,
- * 4 or 2. input, input_zero_point, zero_point: of the input, then of the output. */
+ * 4 or 2. input, input_zero_point; output, zero_point: how these are stored, and what stands for 0. */
 typedef struct {
     uint32_t height, width, channels;
     uint32_t tile;
@@ -37,7 +37,9 @@ typedef struct {
     uint32_t block;
     uint32_t weight_bits;
     nn_element input;
-    int32_t input_zero_point, zero_point;
+    int32_t input_zero_point;
+    nn_element output;
+    int32_t zero_point;
 } nn_strips_kind;
 
 enum { NN_STRIPS_WEIGHTS = 32 }; /* words of weights, biases and multipliers of four channels */
@@ -60,6 +62,12 @@ NN_INLINE uint32_t nn_strips_pitch(nn_strips_kind kind)
     return (kind.width / kind.tile + kind.edges) * nn_strips_slot(kind);
 }
 
+/* Bytes between neighbouring outputs of a pass. */
+NN_INLINE uint32_t nn_strips_distance(nn_strips_kind kind)
+{
+    return kind.output == NN_U8 ? kind.channels : 4u;
+}
+
 /* Whether the image is one pass. */
 NN_INLINE bool nn_strips_whole(nn_strips_kind kind)
 {
@@ -71,7 +79,7 @@ NN_INLINE bool nn_strips_whole(nn_strips_kind kind)
 #if !NN_DSP
 /* Weight `tap` of channel `channel` of the four at `weights`. 8 bits: by tap, a byte per channel. Otherwise fields of
  * four channels each, the lowest first, which hold weights + 2^(bits - 1); 4 bits: halfwords of taps 0, 1; 4, 5; 6, 7; 3,
- * 2; any, 8. 2 bits: for each row of the kernel, bytes of taps 0, 1, 1, 2. */
+ * 2; 8, 8. 2 bits: for each row of the kernel, bytes of taps 0, 1, 1, 2. */
 NN_INLINE int32_t nn_strips_tap(const uint32_t *weights, uint32_t bits, uint32_t tap, uint32_t channel)
 {
     static const uint8_t halves[9] = {0, 1, 7, 6, 2, 3, 4, 5, 9}, bytes[3] = {0, 1, 3};
@@ -190,6 +198,7 @@ NN_INLINE const uint32_t *nn_strips_unpack(const uint32_t *weights, uint32_t bit
 #if NN_DSP
 /* Pixels `p` and `q` of a strip at r0: pairs of each channel into the registers a to d. */
 #define NN_STRIPS_PAIR(p, q, a, b, c, d)                       \
+    ".if %c[bits] == 8\n\t"                                    \
     "ldr " a ", [r0, #(" p ") * %c[step]]\n\t"                 \
     "ldr " c ", [r0, #(" q ") * %c[step]]\n\t"                 \
     "pkhbt " b ", " a ", " c ", lsl #16\n\t"                   \
@@ -197,69 +206,90 @@ NN_INLINE const uint32_t *nn_strips_unpack(const uint32_t *weights, uint32_t bit
     "uxtb16 " a ", " b "\n\t"                                  \
     "uxtb16 " b ", " b ", ror #8\n\t"                          \
     "uxtb16 " c ", " d "\n\t"                                  \
-    "uxtb16 " d ", " d ", ror #8\n\t"
+    "uxtb16 " d ", " d ", ror #8\n\t"                          \
+    ".else\n\t"                                                \
+    ".if %c[bits] == 4\n\t"                                    \
+    "ldrh " a ", [r0, #(" p ") * %c[step]]\n\t"                \
+    "ldrh " b ", [r0, #(" q ") * %c[step]]\n\t"                \
+    ".else\n\t"                                                \
+    "ldrb " a ", [r0, #(" p ") * %c[step]]\n\t"                \
+    "ldrb " b ", [r0, #(" q ") * %c[step]]\n\t"                \
+    ".endif\n\t"                                               \
+    "orr " a ", " a ", " b ", lsl #16\n\t"                     \
+    "lsr " b ", " a ", #%c[bits]\n\t"                          \
+    "lsr " c ", " a ", #2 * %c[bits]\n\t"                      \
+    "lsr " d ", " a ", #3 * %c[bits]\n\t"                      \
+    "and " a ", " a ", #%c[mask]\n\t"                          \
+    "and " b ", " b ", #%c[mask]\n\t"                          \
+    "and " c ", " c ", #%c[mask]\n\t"                          \
+    "and " d ", " d ", #%c[mask]\n\t"                          \
+    ".endif\n\t"
 #endif
 
 /* `lines` rows of the image from `source` on, of four channels, into lines from `target` on. */
 NN_INLINE void nn_strips_fill(const uint8_t *source, uint32_t lines, nn_word *target, nn_strips_kind kind)
 {
     const uint32_t words = nn_strips_words(kind), slot = nn_strips_slot(kind), pitch = nn_strips_pitch(kind);
+    const uint32_t bits = nn_element_bits(kind.input), step = kind.channels * bits / 8u;
+    const uint32_t row = nn_row_bytes(kind.width * kind.channels, kind.input);
 #if NN_DSP
-    if (kind.input == NN_U8) {
-        register const uint8_t *from __asm__("r0") = source;
-        register nn_word *to __asm__("r1") = target + (kind.edges ? slot / 4u : 0u);
-        /* Where the first line's strips end, and where the last line's do. */
-        register uintptr_t line_end __asm__("r2") = (uintptr_t)target + pitch;
-        register uintptr_t end __asm__("r3") = (uintptr_t)target + lines * pitch;
-        __asm__ volatile("push {r2, r3}\n"
-                         "1:\n\t"
-                         ".if %c[words] == 1\n\t"
-                         NN_STRIPS_PAIR("0", "1", "r2", "r3", "r4", "r5")
-                         "stm r1!, {r2, r3, r4, r5}\n\t"
-                         ".elseif %c[words] == 2\n\t"
-                         NN_STRIPS_PAIR("0", "1", "r2", "r4", "r6", "r8")
-                         NN_STRIPS_PAIR("%c[tile] - 2", "%c[tile] - 1", "r3", "r5", "r7", "r9")
-                         "stm r1!, {r2, r3, r4, r5, r6, r7, r8, r9}\n\t"
-                         ".else\n\t"
-                         NN_STRIPS_PAIR("0", "1", "r2", "r5", "r8", "r11")
-                         NN_STRIPS_PAIR("2", "3", "r3", "r6", "r9", "r12")
-                         NN_STRIPS_PAIR("%c[tile] - 2", "%c[tile] - 1", "r4", "r7", "r10", "lr")
-                         "stm r1!, {r2, r3, r4, r5, r6, r7, r8, r9, r10, r11, r12, lr}\n\t"
-                         ".endif\n\t"
-                         "addw r0, r0, #%c[tile] * %c[step]\n\t"
-                         ".if %c[edges]\n\t"
-                         "ldrd r2, r3, [sp]\n\t"
-                         "cmp r1, r2\n\t"
-                         "bne 1b\n\t"
-                         "addw r2, r2, #%c[pitch]\n\t"
-                         "str r2, [sp]\n\t"
-                         "cmp r1, r3\n\t"
-                         "add r1, r1, #16 * %c[words]\n\t"
-                         ".else\n\t"
-                         "ldr r3, [sp, #4]\n\t"
-                         "cmp r1, r3\n\t"
-                         ".endif\n\t"
-                         "bne 1b\n\t"
-                         "add sp, #8"
-                         : "+r"(from), "+r"(to), "+r"(line_end), "+r"(end)
-                         : [words] "i"(words), [tile] "i"(kind.tile), [step] "i"(kind.channels), [edges] "i"(kind.edges),
-                           [pitch] "i"(pitch)
-                         : "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");
-        return;
-    }
-#endif
-    const uint32_t bits = nn_element_bits(kind.input), pixel = kind.channels * bits / 8u;
-    for (uint32_t line = 0; line < lines; line++) {
-        const uint8_t *from = source + line * nn_row_bytes(kind.width * kind.channels, kind.input);
+    register const uint8_t *from __asm__("r0") = source;
+    register nn_word *to __asm__("r1") = target + (kind.edges ? slot / 4u : 0u);
+    /* Where the first line's strips end, and where the last line's do. */
+    register uintptr_t line_end __asm__("r2") = (uintptr_t)target + pitch;
+    register uintptr_t end __asm__("r3") = (uintptr_t)target + lines * pitch;
+    __asm__ volatile("push {r2, r3}\n"
+                     "1:\n\t"
+                     ".if %c[words] == 1\n\t"
+                     NN_STRIPS_PAIR("0", "1", "r2", "r3", "r4", "r5")
+                     "stm r1!, {r2, r3, r4, r5}\n\t"
+                     ".elseif %c[words] == 2\n\t"
+                     NN_STRIPS_PAIR("0", "1", "r2", "r4", "r6", "r8")
+                     NN_STRIPS_PAIR("%c[tile] - 2", "%c[tile] - 1", "r3", "r5", "r7", "r9")
+                     "stm r1!, {r2, r3, r4, r5, r6, r7, r8, r9}\n\t"
+                     ".else\n\t"
+                     NN_STRIPS_PAIR("0", "1", "r2", "r5", "r8", "r11")
+                     NN_STRIPS_PAIR("2", "3", "r3", "r6", "r9", "r12")
+                     NN_STRIPS_PAIR("%c[tile] - 2", "%c[tile] - 1", "r4", "r7", "r10", "lr")
+                     "stm r1!, {r2, r3, r4, r5, r6, r7, r8, r9, r10, r11, r12, lr}\n\t"
+                     ".endif\n\t"
+                     "addw r0, r0, #%c[tile] * %c[step]\n\t"
+                     ".if %c[edges]\n\t"
+                     "ldrd r2, r3, [sp]\n\t"
+                     "cmp r1, r2\n\t"
+                     "bne 1b\n\t"
+                     "addw r2, r2, #%c[pitch]\n\t"
+                     "str r2, [sp]\n\t"
+                     "cmp r1, r3\n\t"
+                     "add r1, r1, #16 * %c[words]\n\t"
+                     ".else\n\t"
+                     "ldr r3, [sp, #4]\n\t"
+                     "cmp r1, r3\n\t"
+                     ".endif\n\t"
+                     ".if %c[behind]\n\t"
+                     "add r0, r0, #%c[behind]\n\t"
+                     ".endif\n\t"
+                     "bne 1b\n\t"
+                     "add sp, #8"
+                     : "+r"(from), "+r"(to), "+r"(line_end), "+r"(end)
+                     : [bits] "i"(bits), [mask] "i"(((1u << bits) - 1u) * 0x00010001u), [words] "i"(words),
+                       [tile] "i"(kind.tile), [step] "i"(step), [edges] "i"(kind.edges), [pitch] "i"(pitch),
+                       [behind] "i"(row - kind.width * step)
+                     : "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");
+#else
+    for (uint32_t line = 0; line < lines; line++, source += row) {
         nn_word *to = target + (line * pitch + (kind.edges ? slot : 0u)) / 4u;
-        for (uint32_t strip = 0; strip < kind.width / kind.tile; strip++, from += kind.tile * pixel, to += slot / 4u) {
-            for (uint32_t word = 0; word < words; word++) {
-                const uint32_t x = 2u * word + 1u < kind.tile ? 2u * word : kind.tile - 2u;
-                nn_split_pair(nn_get_four(from + x * pixel, kind.input), nn_get_four(from + (x + 1u) * pixel, kind.input),
-                              to + word, words);
+        for (uint32_t first = 0; first < kind.width; first += kind.tile) {
+            for (uint32_t channel = 0; channel < 4u; channel++) {
+                for (uint32_t word = 0; word < words; word++) {
+                    const uint32_t x = first + (2u * word + 1u < kind.tile ? 2u * word : kind.tile - 2u);
+                    *to++ = (nn_get_four(source + x * step, kind.input) >> 8u * channel & 0xFFu) |
+                            (nn_get_four(source + (x + 1u) * step, kind.input) >> 8u * channel & 0xFFu) << 16;
+                }
             }
         }
     }
+#endif
 }
 
 /* `bytes` bytes of padding. */
@@ -348,8 +378,8 @@ NN_INLINE void nn_strips_pad(nn_word *target, uint32_t bytes, nn_strips_kind kin
     ".if %c[zero_point]\n\t"                                   \
     "add " sum ", " sum ", #%c[zero_point]\n\t"                \
     ".endif\n\t"                                               \
-    "usat " sum ", #8, " sum "\n\t"
-#define NN_STRIPS_STORE(sum, index) "strb " sum ", [r10, #" #index " * %c[step]]\n\t"
+    "usat " sum ", #%c[bits], " sum "\n\t"
+#define NN_STRIPS_STORE(sum, index) "strb " sum ", [r10, #" #index " * %c[distance]]\n\t"
 #define NN_STRIPS_LONGER(than, what) ".if %c[tile] > " #than "\n\t" what ".endif\n\t"
 /* All sums, each rounded three multiplications before it is clamped. */
 #define NN_STRIPS_FINISH                                       \
@@ -367,10 +397,10 @@ NN_INLINE void nn_strips_pad(nn_word *target, uint32_t bytes, nn_strips_kind kin
     "add r0, r0, #16 * %c[words]\n\t"                          \
     NN_STRIPS_LONGER(4, NN_STRIPS_STORE("r8", 4))              \
     NN_STRIPS_LONGER(5, NN_STRIPS_STORE("r9", 5))              \
-    "addw r10, r10, #%c[tile] * %c[step]\n\t"
+    "addw r10, r10, #%c[tile] * %c[distance]\n\t"
 #endif
 
-/* Outputs of a strip at `x`, a channel's in the line above the first row of outputs. */
+/* `rows` rows of outputs of four channels. x: the first strip in the line above the first row. */
 NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t rows, uint8_t *output,
                               nn_strips_kind kind)
 {
@@ -383,7 +413,7 @@ NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t
     register uintptr_t row_end __asm__("r2") = (uintptr_t)x + pitch - nn_strips_slot(kind);
     register uintptr_t end __asm__("r3") = (uintptr_t)x + rows * pitch;
     register uintptr_t x_turn __asm__("r4") = rows * pitch - 4u * words;
-    register uintptr_t output_turn __asm__("r5") = rows * kind.width * kind.channels - 1u;
+    register uintptr_t output_turn __asm__("r5") = rows * kind.width * nn_strips_distance(kind) - 1u;
     register uintptr_t weights_end __asm__("r6") = (uintptr_t)weights + 32u;
     register uint8_t *to __asm__("r10") = output;
     __asm__ volatile(
@@ -426,8 +456,8 @@ NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t
         "bne 0b\n\t"
         "add sp, #20"
         : "+r"(from), "+r"(w), "+r"(row_end), "+r"(end), "+r"(x_turn), "+r"(output_turn), "+r"(weights_end), "+r"(to)
-        : [words] "i"(words), [tile] "i"(kind.tile), [step] "i"(kind.channels), [edges] "i"(kind.edges),
-          [pitch] "i"(pitch), [zero_point] "i"(kind.zero_point)
+        : [words] "i"(words), [tile] "i"(kind.tile), [distance] "i"(nn_strips_distance(kind)), [edges] "i"(kind.edges),
+          [pitch] "i"(pitch), [zero_point] "i"(kind.zero_point), [bits] "i"(nn_element_bits(kind.output))
         : "r7", "r8", "r9", "r11", "r12", "lr", "cc", "memory");
 #else
     const uint32_t slot = nn_strips_slot(kind) / 4u;
@@ -452,8 +482,8 @@ NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t
                 sum += (uint32_t)((int16_t)(pair >> (at < (int32_t)kind.tile ? shift : 0u)) * (int16_t)w);
             }
             const int64_t product = (int64_t)(int32_t)sum * (int32_t)weights[25];
-            output[i * kind.channels] =
-                (uint8_t)nn_clamp(((product + ((int64_t)1 << 31)) >> 32) + kind.zero_point, 8u);
+            const int64_t rounded = ((product + ((int64_t)1 << 31)) >> 32) + kind.zero_point;
+            output[i * nn_strips_distance(kind)] = (uint8_t)nn_clamp(rounded, nn_element_bits(kind.output));
         }
     }
 #endif
@@ -475,8 +505,8 @@ NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t
 #define NN_STRIPS_PIXELS(line) "ldrd r10, r11, [r0, #128 + 32 * " #line "]\n\t"
 #define NN_STRIPS_KERNEL(row) "ldrd r12, lr, [r0, #32 * " #row "]\n\t"
 #define NN_STRIPS_ROUND_IMAGE(sum) "smmulr " sum ", " sum ", r10\n\t"
-#define NN_STRIPS_STORE_IMAGE(sum, index) "strb " sum ", [r12, #" #index " * %c[step]]\n\t"
-#define NN_STRIPS_NEXT_ROW "addw r12, r12, #3 * %c[step]\n\t"
+#define NN_STRIPS_STORE_IMAGE(sum, index) "strb " sum ", [r12, #" #index " * %c[distance]]\n\t"
+#define NN_STRIPS_NEXT_ROW "addw r12, r12, #3 * %c[distance]\n\t"
 #endif
 
 /* The same for an image of 3x3: all of four channels' outputs. The lines lie behind the weights. */
@@ -519,7 +549,8 @@ NN_INLINE void nn_strips_image(const nn_word *weights, uint8_t *output, nn_strip
         "bne 1b\n\t"
         "add sp, #8"
         : "+r"(w), "+r"(end), "+r"(to)
-        : [step] "i"(kind.channels), [zero_point] "i"(kind.zero_point)
+        : [distance] "i"(nn_strips_distance(kind)), [zero_point] "i"(kind.zero_point),
+          [bits] "i"(nn_element_bits(kind.output))
         : "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");
 #else
     /* The line above the first one is none: nothing is read there. */
@@ -535,7 +566,10 @@ NN_INLINE void nn_strips_run(const nn_depthwise_strips_layer *layer, const uint8
     const bool whole = nn_strips_whole(kind);
     const uint32_t pitch = nn_strips_pitch(kind), slot = kind.edges ? nn_strips_slot(kind) : 0u;
     const uint32_t input_row = nn_row_bytes(kind.width * kind.channels, kind.input);
+    const uint32_t bits = nn_element_bits(kind.output);
+    const bool packed = kind.output != NN_U8;
     nn_word *const lines = scratch + NN_STRIPS_WEIGHTS;
+    uint8_t *const collected = (uint8_t *)lines + (whole ? 3u : kind.block + 2u) * pitch + slot;
     for (uint32_t row = 0; row < kind.height; row += kind.block) {
         const uint32_t rows = row + kind.block < kind.height ? kind.block : kind.height - row;
         /* Rows of the image that the block reads; the first is in line `above`. */
@@ -555,11 +589,18 @@ NN_INLINE void nn_strips_run(const nn_depthwise_strips_layer *layer, const uint8
             weights = nn_strips_unpack(weights, kind.weight_bits, layer->constants + 2u * four, scratch);
             nn_strips_fill(input + first * input_row + four * nn_element_bits(kind.input) / 8u, last - first,
                            lines + above * pitch / 4u, kind);
-            uint8_t *const target = output + row * kind.width * kind.channels + four;
+            uint8_t *const target = packed ? collected : output + row * kind.width * kind.channels + four;
             if (whole) {
                 nn_strips_image(scratch, target, kind);
             } else {
                 nn_strips_pass(lines + slot / 4u, scratch, rows, target, kind);
+            }
+            const nn_word *bytes = (const nn_word *)(const void *)collected;
+            for (uint32_t i = row; packed && i < row + rows; i++) {
+                uint8_t *to = output + i * nn_row_bytes(kind.width * kind.channels, kind.output) + four * bits / 8u;
+                for (uint32_t column = 0; column < kind.width; column++, to += kind.channels * bits / 8u) {
+                    nn_put_four(*bytes++, to, kind.output);
+                }
             }
         }
     }

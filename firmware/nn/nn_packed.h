@@ -57,27 +57,18 @@ NN_INLINE uint32_t nn_get_four(const uint8_t *source, nn_element element)
     return *(const nn_word *)(const void *)source;
 }
 
-/* Four channels of two pixels, in bytes, into pairs of 16-bit elements: of each channel a word, `distance` words apart. */
-NN_INLINE void nn_split_pair(uint32_t first, uint32_t second, nn_word *target, uint32_t distance)
+/* The reverse: four bytes, none above the element's range. */
+NN_INLINE void nn_put_four(uint32_t bytes, uint8_t *target, nn_element element)
 {
-#if NN_DSP
-    uint32_t lower, third;
-    __asm__("pkhbt %[lower], %[first], %[second], lsl #16\n\t"
-            "pkhtb %[second], %[second], %[first], asr #16\n\t"
-            "uxtb16 %[first], %[lower]\n\t"
-            "uxtb16 %[lower], %[lower], ror #8\n\t"
-            "uxtb16 %[third], %[second]\n\t"
-            "uxtb16 %[second], %[second], ror #8"
-            : [first] "+r"(first), [second] "+r"(second), [lower] "=&r"(lower), [third] "=&r"(third));
-    target[0] = first;
-    target[distance] = lower;
-    target[2u * distance] = third;
-    target[3u * distance] = second;
-#else
-    for (uint32_t channel = 0; channel < 4; channel++) {
-        target[channel * distance] = (first >> (8u * channel) & 0xFFu) | (second >> (8u * channel) & 0xFFu) << 16;
+    if (element == NN_U4) {
+        const uint32_t pairs = (bytes | bytes >> 4) & 0x00FF00FFu;
+        *(uint16_t *)(void *)target = (uint16_t)(pairs | pairs >> 8);
+    } else if (element == NN_U2) {
+        const uint32_t pairs = bytes | bytes >> 6;
+        *target = (uint8_t)((pairs & 0xFu) | pairs >> 12);
+    } else {
+        *(nn_word *)(void *)target = bytes;
     }
-#endif
 }
 
 /* `elements` elements of the row at `row` (NN_U8, NN_U4 or NN_U2), a byte each. */

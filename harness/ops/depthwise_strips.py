@@ -34,7 +34,8 @@ _PACKED_WORDS = {8: 9, 4: 5, 2: 3}
 class _Plan:
     """How an image is cut. tile: pixels of a strip. strips: of a row. edges: whether lines have padding on their sides.
 
-    block: rows of outputs at a time. pitch: bytes of a line. whole: whether the image is one pass.
+    block: rows of outputs at a time. pitch: bytes of a line. whole: whether the image is one pass. collected: bytes of
+    packed outputs of a block.
     """
 
     tile: int
@@ -43,17 +44,14 @@ class _Plan:
     block: int
     pitch: int
     whole: bool
+    collected: int
 
     @property
     def scratch(self) -> int:
-        """Bytes of weights and lines."""
-        if self.whole:
-            return _WEIGHTS + 3 * self.pitch
-        return _WEIGHTS + (self.block + 2) * self.pitch + (self._slot if self.edges else 0)
-
-    @property
-    def _slot(self) -> int:
-        return self.pitch // (self.strips + self.edges)
+        """Bytes of weights, lines and collected outputs."""
+        lines = 3 if self.whole else self.block + 2
+        behind = self.pitch // (self.strips + 1) if self.edges else 0
+        return _WEIGHTS + lines * self.pitch + behind + self.collected
 
 
 class StripsDepthwise(Form["DepthwiseConv2d"]):
@@ -69,30 +67,33 @@ class StripsDepthwise(Form["DepthwiseConv2d"]):
             return False
         if layer.edges != ((1, 1), (1, 1)) or len(layer.weight) % 4:
             return False
-        if layer.requantize is None or not (layer.requantize.shift == 32).all() or site.output is not Storage.U8:
+        requantize = layer.requantize
+        if requantize is None or not (requantize.shift == 32).all() or requantize.bits != site.output.bits:
             return False
-        return layer.requantize.bits == 8 and _plan(layer, site) is not None
+        return _plan(layer, site) is not None
 
     def cost(self, layer: DepthwiseConv2d, site: Site) -> Cost:
         plan = _planned(layer, site)
-        rows, _, channels = site.output_shape
+        rows, columns, channels = site.output_shape
         fours, words, tile = channels // 4, -(-plan.tile // 2), plan.tile
         blocks = -(-rows // plan.block)
+        per_output = 4 if layer.requantize is not None and layer.requantize.zero_point else 3
         line = 2 * tile + 1 + words // 2 + words % 2 + (2 if plan.edges else -2)
-        centred = layer.requantize is not None and layer.requantize.zero_point != 0
+        strip = 3 * line + per_output * tile + (6 if tile == 6 else 5)
+        outputs = 4 * (rows * (plan.strips * strip + (6 if plan.edges else 0)) + 14 * blocks)
         if plan.whole:
-            outputs = 4 * (76 + 9 * centred)
-        else:
-            strip = 3 * line + (3 + centred) * tile + 7
-            outputs = 4 * (rows * (plan.strips * strip + (6 if plan.edges else 0)) + 14 * blocks)
-        pair = {Storage.U8: 8, Storage.U4: 38, Storage.U2: 38}[site.input]
+            outputs = 4 * (47 + 9 * per_output)
+        if site.output.packed:
+            outputs += rows * (10 * columns + 8)
+        pair = 10 if site.input.packed else 8
         filled = (rows + 2 * (blocks - 1)) * (plan.strips * (pair * words + 5) + (5 if plan.edges else 0))
-        unpacked = blocks * {8: 85, 4: 98, 2: 97}[layer.weight_bits]
+        unpacked = blocks * {8: 70, 4: 90, 2: 87}[layer.weight_bits]
+        loops = 510 + (90 if plan.edges or plan.whole else 0) + (0 if layer.weight_bits == 8 else 75)
         return Cost(
             flash=4 * _PACKED_WORDS[layer.weight_bits] * fours + 8 * channels,
             scratch=plan.scratch,
             instructions=fours * (outputs + filled + unpacked) + blocks * plan.pitch,
-            shared={_name(layer, site, plan): 900},
+            shared={_name(layer, site, plan): loops + 4 * (3 * line + per_output * tile + pair * words)},
         )
 
     def writes(self, layer: DepthwiseConv2d, site: Site) -> frozenset[Storage]:
@@ -131,13 +132,11 @@ def pack(taps: Array, bits: int) -> Array:
         return raw
     # Four channels of a tap side by side, then these side by side in words.
     fields = ((fours + 2 ** (bits - 1)) << (bits * np.arange(4))).sum(axis=2)
-    order = [[0, 1], [4, 5], [6, 7], [3, 2], [None, 8]] if bits == 4 else [[0, 1, 1, 2], [3, 4, 4, 5], [6, 7, 7, 8]]
-    words = [
-        sum((fields[:, tap] << (4 * bits * place) for place, tap in enumerate(word) if tap is not None), start=0)
-        for word in order
-    ]
-    result: Array = np.stack(words, axis=1).ravel().astype(np.uint32)
-    return result
+    order = np.array(
+        [[0, 1], [4, 5], [6, 7], [3, 2], [8, 8]] if bits == 4 else [[0, 1, 1, 2], [3, 4, 4, 5], [6, 7, 7, 8]]
+    )
+    words: Array = (fields[:, order] << (4 * bits * np.arange(order.shape[1]))).sum(axis=2).ravel().astype(np.uint32)
+    return words
 
 
 def _plan(layer: DepthwiseConv2d, site: Site) -> _Plan | None:
@@ -151,7 +150,8 @@ def _plan(layer: DepthwiseConv2d, site: Site) -> _Plan | None:
             continue
         most = max(_LINES // pitch - 2, 1)
         block = -(-rows // -(-rows // most))
-        return _Plan(tile, strips, edges, block, pitch, (rows, columns) == (3, 3) and not edges)
+        whole = (rows, columns) == (3, 3) and not edges
+        return _Plan(tile, strips, edges, block, pitch, whole, 4 * block * columns if site.output.packed else 0)
     return None
 
 
@@ -175,6 +175,7 @@ def _kind(layer: DepthwiseConv2d, site: Site, plan: _Plan) -> dict[str, str | in
         "weight_bits": layer.weight_bits,
         "input": site.input.value,
         "input_zero_point": layer.input_zero_point,
+        "output": site.output.value,
         "zero_point": layer.requantize.zero_point,
     }
 
@@ -183,5 +184,5 @@ def _name(layer: DepthwiseConv2d, site: Site, plan: _Plan) -> str:
     """The C function that computes all layers of this kind."""
     kind = _kind(layer, site, plan)
     shape = "x".join(str(kind[field]) for field in ("height", "width", "channels"))
-    points = f"{kind['input_zero_point']}_{kind['zero_point']}"
-    return f"nn_strips_{shape}_s{layer.weight_bits}_u{site.input.bits}_{points}"
+    source = f"u{site.input.bits}_{layer.input_zero_point}"
+    return f"nn_strips_{shape}_{source}_s{layer.weight_bits}_u{site.output.bits}_{kind['zero_point']}"
