@@ -1,6 +1,6 @@
-"""Puts the measured blocks into README.md: tables and sentences of figures.json and networks.json, a run's output.
+"""Puts measured blocks into README.md: tables and sentences of figures.json and whole_networks.json, a run's output.
 
-    python benchmarks/figures.py && python benchmarks/networks.py ... && python benchmarks/readme.py
+    python benchmarks/figures.py && python benchmarks/whole_networks.py ... && python benchmarks/readme.py
 
 A block stands between `<!-- name -->` and `<!-- end -->`. tests/test_readme.py holds the README to the same figures.
 """
@@ -81,7 +81,7 @@ def output() -> str:
 def main() -> None:
     figures, measured = (
         json.loads((ROOT / "benchmarks" / name).read_text(encoding="utf-8"))
-        for name in ("figures.json", "networks.json")
+        for name in ("figures.json", "whole_networks.json")
     )
     blocks = {
         "output:run": output(),

@@ -9,7 +9,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FIGURES: dict[str, Any] = json.loads((ROOT / "benchmarks" / "figures.json").read_text())
-NETWORKS: dict[str, Any] = json.loads((ROOT / "benchmarks" / "networks.json").read_text())
+NETWORKS: dict[str, Any] = json.loads((ROOT / "benchmarks" / "whole_networks.json").read_text())
 
 
 def test_the_table_shows_what_was_measured() -> None:
