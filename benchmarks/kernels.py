@@ -20,14 +20,23 @@ from harness.kernelbench import bench, shapes
 
 
 def measure(board: str, folder: str) -> list[bench.Measurement]:
-    """Every layer with weights of 8, 4 and 2 bits, CMSIS-NN from `folder` beside it."""
+    """Every layer with weights of 8, 4 and 2 bits, CMSIS-NN from `folder` beside it, then with activations of 4 bits.
+
+    Pointwise convolutions also with the weights that the kernel for narrow types takes.
+    """
     os.environ[VARIABLE] = folder
     layers = [shape for name in shapes.NETWORKS for shape in shapes.of(name)]
+    pointwise = [shape for shape in layers if shape.kind == "pointwise"]
 
     def advance(fraction: float) -> None:
         print(f"\r{board}, {Path(folder).name}: {fraction:4.0%}", end="", file=sys.stderr)
 
     found = list(bench.measure(boards.load(board), layers, widths=(8, 4, 2), advance=advance))
+    found += bench.measure(boards.load(board), layers, widths=(8, 4), activations=(4,), advance=advance)
+    for bits, active in ((4, 4), (2, 8)):
+        found += bench.measure(
+            boards.load(board), pointwise, widths=(bits,), activations=(active,), symmetric=True, advance=advance
+        )
     print(file=sys.stderr)
     return found
 

@@ -54,6 +54,35 @@ def test_narrow_weights_cost_hardly_more() -> None:
 
 
 @needs_arm
+def test_packed_activations_are_exact_and_cost_little() -> None:
+    """Inputs and outputs of 4 bits; the first layer reads bytes, sums and averages have no weights."""
+    layers = shapes.of("ds-cnn")
+    layers = [*layers, next(shape for shape in shapes.of("resnet8") if shape.kind == "add")]
+    board = boards.load("nucleo-f746")
+    wide = {one.layer: one for one in bench.measure(board, layers, widths=(8,)) if one.form != bench.CMSIS_NN}
+    found = list(bench.measure(board, layers, widths=(8, 4), activations=(4,)))
+    assert all(one.exact for one in found) and bench.CMSIS_NN not in {one.form for one in found}
+    assert {one.widths for one in found if one.kind == "first"} == {"8x8>4", "8x4>4"}
+    assert {one.widths for one in found if one.kind in ("add", "avg_pool")} == {"4x8"}
+    assert {one.layer for one in found} == set(wide)
+    for one in found:
+        if one.kind in ("pointwise", "depthwise", "first"):
+            assert one.instructions <= 1.15 * wide[one.layer].instructions
+
+
+@needs_arm
+@pytest.mark.parametrize(("weights", "activations"), [(4, 4), (2, 8)])
+def test_narrow_lanes_take_three_quarters(weights: int, activations: int) -> None:
+    layers = [shape for shape in shapes.of("ds-cnn") if shape.kind == "pointwise"]
+    board = boards.load("nucleo-l4r5")
+    wide = next(one for one in bench.measure(board, layers, widths=(8,)) if one.chosen)
+    options = {"widths": (weights,), "activations": (activations,), "symmetric": True}
+    narrow = next(one for one in bench.measure(board, layers, **options) if one.chosen)  # type: ignore[arg-type]
+    assert narrow.exact and narrow.form == "narrow" and narrow.widths == f"{activations}x{weights}s"
+    assert narrow.instructions <= 0.75 * wide.instructions
+
+
+@needs_arm
 def test_the_command(tmp_path: Path) -> None:
     plot = tmp_path / "kernels.svg"
     done = run("bench-kernels", "--shapes", "autoencoder", "--json", "--plot", str(plot))
@@ -62,16 +91,21 @@ def test_the_command(tmp_path: Path) -> None:
     assert found["core"] == "cortex-m7" and "arm-none-eabi-gcc" in found["compiler"]
     assert {one["layer"] for one in found["measurements"]} >= {"fully connected 640->128"}
     assert plot.read_text().startswith("<?xml")
-    table = run("bench-kernels", "--shapes", "autoencoder", "--all").stdout
+    options = ("--all", "--activations", "8", "--activations", "4")
+    table = run("bench-kernels", "--shapes", "autoencoder", *options).stdout
     assert "fully connected 640->128" in table and "quads*" in table and "plain" in table
+    assert " 8x8 " in table and " 4x8 " in table
 
 
 def test_what_it_refuses() -> None:
     assert "resnet8" in refused(run("bench-kernels", "--shapes", "resnet"))
     assert "width of weights" in refused(run("bench-kernels", "--bits", "3"))
+    assert "width of activations" in refused(run("bench-kernels", "--activations", "16"))
 
 
 def test_the_same_figures_give_the_same_plot() -> None:
-    one = bench.Measurement("ds-cnn", "pointwise", "pointwise", 1, "tile", 8, 8, 1000, 830, 1, 2, 3, True, True)
+    one = bench.Measurement(
+        "ds-cnn", "pointwise", "pointwise", 1, "tile", 8, False, 8, 8, 1000, 830, 1, 2, 3, True, True
+    )
     for suffix in (".svg", ".png"):
         assert plots.draw([one], title="t", suffix=suffix) == plots.draw([one], title="t", suffix=suffix)

@@ -25,6 +25,14 @@ def command(
     bits: Annotated[
         list[int] | None, typer.Option("--bits", help="Bits of the weights: 8, 4 or 2; may be repeated. 8 alone.")
     ] = None,
+    activations: Annotated[
+        list[int] | None,
+        typer.Option("--activations", help="Bits of the activations: 8, 4 or 2; may be repeated. 8 alone."),
+    ] = None,
+    symmetric: Annotated[
+        bool,
+        typer.Option("--symmetric", help="Weights of 4 and 2 bits from -7 and -1 up: some faster kernels want that."),
+    ] = False,
     every_form: Annotated[
         bool, typer.Option("--all", help="Every form that fits, not only the one that code generation would take.")
     ] = False,
@@ -46,14 +54,24 @@ def command(
     for name in chosen:
         if name not in layers.NETWORKS:
             raise unknown_name("set of shapes", name, layers.NETWORKS)
-    widths = bits or [8]
-    for width in widths:
-        if width not in (8, 4, 2):
-            raise unknown_name("width of weights", str(width), ("8", "4", "2"))
+    widths, active = bits or [8], activations or [8]
+    for what, given in (("weights", widths), ("activations", active)):
+        for width in given:
+            if width not in (8, 4, 2):
+                raise unknown_name(f"width of {what}", str(width), ("8", "4", "2"))
     target = boards.load(board)
     wanted = [shape for name in chosen for shape in layers.of(name)]
     with reporter(quiet=json).stage(f"Measuring {len(wanted)} layers on {target.id}") as advance:
-        found = list(bench.measure(target, wanted, widths=widths, every_form=every_form, advance=advance))
+        measured = bench.measure(
+            target,
+            wanted,
+            widths=widths,
+            activations=active,
+            symmetric=symmetric,
+            every_form=every_form,
+            advance=advance,
+        )
+        found = list(measured)
     if plot is not None:
         from harness.kernelbench import plots
 
@@ -88,12 +106,12 @@ def _table(network: str, found: list[Measurement]) -> Table:
         table.add_column(column, justify="left" if column in ("layer", "kernel", "bits agree") else "right")
     ratios = bench.ratios(found)
     for one, ratio in zip(found, ratios, strict=True):
-        asked = bench.ASKED.get(one.kind) if one.form != bench.CMSIS_NN and one.weight_bits == 8 else None
+        asked = bench.ASKED.get(one.kind) if one.form != bench.CMSIS_NN and one.widths == "8x8" else None
         style = None if ratio is None or asked is None or not one.chosen else "green" if ratio >= asked else "yellow"
         table.add_row(
             one.layer,
             str(one.count),
-            str(one.weight_bits),
+            one.widths,
             one.form + ("*" if one.chosen else ""),
             f"{one.instructions:,}",
             "-" if one.per_mac is None else f"{one.per_mac:.3f}",
@@ -104,5 +122,8 @@ def _table(network: str, found: list[Measurement]) -> Table:
             f"{one.scratch:,}",
             {True: "yes", False: "NO", None: "-"}[one.exact],
         )
-    table.caption = "* what code generation takes; bytes: code with everything it calls, constants, scratch"
+    table.caption = (
+        "* what code generation takes; bits: activations x weights (s: symmetric) > outputs; "
+        "bytes: code with everything it calls, constants, scratch"
+    )
     return table

@@ -43,7 +43,7 @@ from harness.ops.lowering import (
     default_storage,
     image_rows,
 )
-from harness.ops.packing import WEIGHT_RANGES
+from harness.ops.packing import WEIGHT_RANGES, pack_rows, unpack_rows
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -63,7 +63,6 @@ _LEANER = 6
 OPTIMIZE = "-O2 -fno-tree-loop-distribute-patterns"
 
 _CTYPES = {"uint8": "uint8_t", "int32": "int32_t", "float32": "float"}
-_BYTES = {"uint8": 1, "int32": 4, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -149,6 +148,7 @@ def generate(
     forms: Mapping[str, str] | None = None,
     pace: Pace | None = None,
     room: Room | None = None,
+    part: bool = False,
 ) -> Generated:
     """The network in C for `core` (as GCC's -mcpu names it).
 
@@ -156,11 +156,12 @@ def generate(
     forms: the form of single layers, by the layer's name, against that preference. pace: what instructions cost on the
     board that it is for; without it, all cost the same. room: bytes of flash by estimate (flash_bytes) and of the arena
     (activation_bytes): where what is preferred takes more, the best that does not is taken, or what takes the least.
+    part: whether this is a part of a network, whose ends may be packed; what it says of scores is then without meaning.
     InputError for an unknown `kernels`, `prefer`, layer or form, for a form that does not fit its layer, for a layer
     that cannot be expressed, and for parameters that are not finite.
     """
     for tensor in (graph.input_tensor, graph.output):
-        if default_storage(tensor.dtype, tensor.bits).packed:
+        if default_storage(tensor.dtype, tensor.bits).packed and not part:
             raise InputError(f"{graph.name}: its input and its output must have 8 bits or more, not {tensor.bits}")
     baseline = baselines.find(graph, kernels)
     if baseline is None and kernels not in KERNELS:
@@ -254,10 +255,12 @@ def export(
 
 
 def serialize_input(graph: Graph, image: Array) -> bytes:
-    """One input (H, W, C) as the network reads it: channel fastest, uint8 or little-endian float32."""
+    """One input (H, W, C) as the network reads it: channel fastest, uint8, packed, or little-endian float32."""
     tensor = graph.input_tensor
     if image.shape != tensor.shape:
         raise InputError(f"{graph.name} reads inputs of shape {tensor.shape}, not {image.shape}")
+    if default_storage(tensor.dtype, tensor.bits).packed:
+        return pack_rows(image.reshape(image_rows(tensor.shape)), tensor.bits).astype("<u4").tobytes()
     return image.astype(np.dtype(tensor.dtype).newbyteorder("<")).tobytes()
 
 
@@ -266,6 +269,10 @@ def parse_output(graph: Graph, data: bytes) -> Array:
     tensor = graph.output
     if len(data) != _tensor_bytes(tensor):
         raise InputError(f"the output of {graph.name} has {_tensor_bytes(tensor)} bytes, not {len(data)}")
+    if default_storage(tensor.dtype, tensor.bits).packed:
+        rows, elements = image_rows(tensor.shape)
+        words = np.frombuffer(data, "<u4").reshape(rows, -1)
+        return unpack_rows(words, tensor.bits, elements).reshape(tensor.shape)
     values = np.frombuffer(data, np.dtype(tensor.dtype).newbyteorder("<")).astype(tensor.dtype)
     return values.reshape(tensor.shape)
 
@@ -282,7 +289,7 @@ def logical_bytes(graph: Graph, layer: Operator, value: Array, layout: Layout = 
 
 
 def _tensor_bytes(tensor: Tensor) -> int:
-    return tensor.elements * _BYTES[tensor.dtype]
+    return default_storage(tensor.dtype, tensor.bits).size(tensor.shape)
 
 
 # ---- choosing forms and storages

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.assets import firmware_dir
 from harness.codegen.baselines import cmsis_nn as baseline
-from harness.codegen.generate import OPTIMIZE, default_site, generate, parse_output, serialize_input
+from harness.codegen.generate import OPTIMIZE, Generated, default_site, generate, parse_output, serialize_input
 from harness.kernelbench import cmsis_nn
 from harness.kernelbench.core import Core
 from harness.kernelbench.shapes import LayerShape, narrower
@@ -22,6 +22,7 @@ from harness.toolchain import compiler
 
 if TYPE_CHECKING:
     from harness.boards import Board
+    from harness.emulators.simulator.cycles.model import CycleModel
     from harness.graph.graph import Graph
     from harness.ops.base import Array
 
@@ -36,7 +37,7 @@ _CALLS = "-O2"
 
 @dataclass(frozen=True)
 class Measurement:
-    """One form on one shape. chosen: what code generation would take. network, layer, kind, count: LayerShape's.
+    """One form on one shape. chosen: what code generation would take. What both have is LayerShape's.
 
     instructions: of one inference of the layer. code, constants, scratch: bytes; scratch is what the layer needs beside
     its input and its output. exact: whether the result is the reference's, None where the library rounds otherwise.
@@ -48,7 +49,9 @@ class Measurement:
     count: int
     form: str
     weight_bits: int
+    symmetric: bool
     input_bits: int
+    output_bits: int
     macs: int
     instructions: int
     code: int
@@ -56,6 +59,12 @@ class Measurement:
     scratch: int
     exact: bool | None
     chosen: bool = False
+
+    @property
+    def widths(self) -> str:
+        """Bits of activations and weights: 8x8, 4x2; 4x4s with symmetric weights; 8x8>4 where the output has others."""
+        weights = f"{self.weight_bits}{'s' if self.symmetric else ''}"
+        return f"{self.input_bits}x{weights}" + (f">{self.output_bits}" if self.output_bits != self.input_bits else "")
 
     @property
     def per_mac(self) -> float | None:
@@ -72,17 +81,22 @@ def measure(
     shapes: Sequence[LayerShape],
     *,
     widths: Sequence[int] = (8, 4, 2),
+    activations: Sequence[int] = (8,),
+    symmetric: bool = False,
     every_form: bool = False,
     advance: Callable[[float], None] = lambda fraction: None,
 ) -> Iterator[Measurement]:
-    """Every shape with weights of each width: the form that code generation takes, or every one that fits.
+    """Every shape with weights and activations of each width: the form that code generation takes, or every one that
+    fits. symmetric: weights of 4 and 2 bits leave out the most negative value.
 
-    With CMSIS-NN beside it where the user's library is there (harness.codegen.baselines.cmsis_nn). advance: called with
-    the fraction done. InputError when the simulator does not model the board; BuildError when C does not compile.
+    With CMSIS-NN beside it where the user's library is there (harness.codegen.baselines.cmsis_nn) and has the layer.
+    advance: called with the fraction done. InputError when the simulator does not model the board; BuildError when C
+    does not compile.
     """
     tasks = [
-        narrower(shape, bits)
+        narrower(shape, bits, active, symmetric=symmetric and bits != 8)
         for shape in shapes
+        for active in activations
         for bits in widths
         if bits == 8 or shape.kind not in ("add", "avg_pool")
     ]
@@ -90,7 +104,7 @@ def measure(
     for index, shape in enumerate(tasks):
         graph = _one_factor(shape.graph())
         forms = _forms(graph, board.core)
-        if linked and cmsis_nn.supported(graph.layers[0]):
+        if linked and cmsis_nn.supported(graph):
             yield _library(board, shape, graph)
         for form in forms if every_form else forms[:1]:
             yield replace(_ours(board, shape, graph, form), chosen=form == forms[0])
@@ -106,8 +120,8 @@ def ratios(found: Sequence[Measurement]) -> list[float | None]:
     ]
 
 
-def _key(one: Measurement) -> tuple[str, str, int]:
-    return one.network, one.layer, one.weight_bits
+def _key(one: Measurement) -> tuple[object, ...]:
+    return one.network, one.layer, one.widths
 
 
 def provenance(board: Board) -> dict[str, Any]:
@@ -152,18 +166,40 @@ def _expected(graph: Graph, image: Array) -> Array:
     return result
 
 
+def _generated(graph: Graph, core: str, form: str) -> Generated:
+    """A network of one layer in that form."""
+    forms = {graph.layers[0].name: form}
+    return generate(graph, variant="int8", core=core, forms=forms, part=True)
+
+
+def _core(board: Board, generated: Generated, folder: Path, model: CycleModel | None = None) -> Core:
+    return Core(
+        board,
+        {name: text for name, text in generated.files.items() if name.startswith("network")},
+        folder,
+        includes=(firmware_dir() / "nn",),
+        optimize=generated.optimize,
+        roots=("network_input", "network_output", "network_infer"),
+        model=model,
+    )
+
+
+def cycles_per_instruction(board: Board, graph: Graph, form: str) -> float:
+    """Of a network of one layer in that form, modelled, without what instructions wait for memory."""
+    from harness.emulators.simulator.cycles.model import CycleModel
+
+    with tempfile.TemporaryDirectory(prefix="harness-kernel-") as folder:
+        core = _core(board, _generated(graph, board.core, form), Path(folder), CycleModel.of(board))
+    given, _ = core.call("network_input")
+    core.write(given, serialize_input(graph, _input(graph)))
+    return core.cycles_per_instruction("network_infer", 0)
+
+
 def _ours(board: Board, shape: LayerShape, graph: Graph, form: str) -> Measurement:
-    generated = generate(graph, variant="int8", core=board.core, forms={graph.layers[0].name: form})
+    generated = _generated(graph, board.core, form)
     image = _input(graph)
     with tempfile.TemporaryDirectory(prefix="harness-kernel-") as folder:
-        core = Core(
-            board,
-            {name: text for name, text in generated.files.items() if name.startswith("network")},
-            Path(folder),
-            includes=(firmware_dir() / "nn",),
-            optimize=generated.optimize,
-            roots=("network_input", "network_output", "network_infer"),
-        )
+        core = _core(board, generated, Path(folder))
     given, _ = core.call("network_input")
     core.write(given, serialize_input(graph, image))
     _, instructions = core.call("network_infer", 0)
@@ -232,7 +268,9 @@ def _measurement(shape: LayerShape, graph: Graph, **measured: Any) -> Measuremen
         kind=shape.kind,
         count=shape.count,
         weight_bits=shape.weight_bits,
+        symmetric=shape.symmetric,
         input_bits=shape.input_bits,
+        output_bits=shape.output_bits,
         macs=graph.macs(graph.layers[0]),
         **measured,
     )

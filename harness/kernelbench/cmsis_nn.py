@@ -32,9 +32,10 @@ def comparable(layer: Operator) -> bool:
     return not isinstance(layer, Add | AvgPool2d)
 
 
-def supported(layer: Operator) -> bool:
-    """Whether the library has the layer: with weights of 8 or 4 bits."""
-    return getattr(layer, "weight_bits", 8) in (8, 4)
+def supported(graph: Graph) -> bool:
+    """Whether the library has the network's one layer: with weights of 8 or 4 bits, and activations of 8."""
+    weights = getattr(graph.layers[0], "weight_bits", 8)
+    return weights in (8, 4) and graph.input_tensor.bits == graph.output.bits == 8
 
 
 def source(graph: Graph) -> str:

@@ -13,6 +13,7 @@ from harness.toolchain import compiler, symbols
 
 if TYPE_CHECKING:
     from harness.boards import Board
+    from harness.emulators.simulator.cycles.model import CycleModel
 
 # A compiler, and a function on the simulated core, that take longer are broken.
 _BUILD_SECONDS, _RUN_SECONDS = 120.0, 120.0
@@ -49,7 +50,8 @@ class Sizes:
 class Core:
     """An image in a board's flash, and its core. Built from C files, by name, and static libraries.
 
-    BuildError when the compiler refuses or it does not fit, InputError when the simulator does not model the board.
+    model: counts its cycles, too. BuildError when the compiler refuses or it does not fit, InputError when the
+    simulator does not model the board.
     """
 
     def __init__(
@@ -62,13 +64,14 @@ class Core:
         libraries: Sequence[Path] = (),
         optimize: str = "-O2",
         roots: Sequence[str] = (),
+        model: CycleModel | None = None,
     ) -> None:
         from harness.emulators.simulator.machine import Machine
 
         elf = _build(board, {**sources, "kernelbench_return.c": _RETURN}, folder, includes, libraries, optimize, roots)
         self._symbols = symbols.read(elf)
         self.sizes = _sizes(elf)
-        self._machine = Machine(board)
+        self._machine = Machine(board, cycle_model=model)
         self._machine.load_elf(elf)
         ram = board.region("ram")
         self._stack = ram.origin + ram.length
@@ -93,6 +96,20 @@ class Core:
         if stop.reason is not Reason.BREAKPOINT:
             raise DeviceError(f"{function} did not return on the simulated core: {stop.reason.value}")
         return machine.read_register("r0"), machine.instructions - before
+
+    def cycles_per_instruction(self, function: str, *arguments: int) -> float:
+        """What the core itself takes, memory aside, once its branch predictor has seen the function. Needs a model."""
+        counting = self._machine.counting
+        assert counting is not None, "there is no cycle model"
+        self.call(function, *arguments)
+        counting.clear_visits()
+        self.call(function, *arguments)
+        instructions = cycles = 0
+        for visit in counting.visits():
+            spent = visit.edge.cost.spent
+            instructions += visit.count * len(spent)
+            cycles += visit.count * sum(one.issue + one.stall for one in spent) + visit.branch
+        return cycles / instructions
 
     def read(self, address: int, size: int) -> bytes:
         """Bytes of the core's memory."""

@@ -27,7 +27,7 @@ def draw(found: Sequence[Measurement], *, title: str, suffix: str) -> bytes:
         raise InputError(
             f"a plot cannot be written as {suffix or 'a file without suffix'}", hint="name it .png or .svg"
         )
-    keys = list(dict.fromkeys((one.network, one.layer, one.weight_bits) for one in found if one.macs))
+    keys = list(dict.fromkeys(_key(one) for one in found if one.macs))
     best = {_key(one): one for one in found if one.chosen}
     theirs = {_key(one): one for one in found if one.form == CMSIS_NN}
     with matplotlib.rc_context(_STYLE):
@@ -44,7 +44,7 @@ def draw(found: Sequence[Measurement], *, title: str, suffix: str) -> bytes:
                     color=color,
                     label=label,
                 )
-        names = [f"{network}: {layer}" + (f", {bits} bit" if bits != 8 else "") for network, layer, bits in keys]
+        names = [f"{network}: {layer}" + (f", {bits}" if bits != "8x8" else "") for network, layer, bits in keys]
         axes.set_yticks(range(len(keys)), names)
         axes.invert_yaxis()
         axes.set_xlabel("instructions per multiply-accumulate")
@@ -57,5 +57,5 @@ def draw(found: Sequence[Measurement], *, title: str, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def _key(one: Measurement) -> tuple[str, str, int]:
-    return one.network, one.layer, one.weight_bits
+def _key(one: Measurement) -> tuple[str, str, str]:
+    return one.network, one.layer, one.widths

@@ -19,6 +19,7 @@ from harness.ops.conv2d import Conv2d
 from harness.ops.depthwise_conv2d import DepthwiseConv2d
 from harness.ops.linear import Linear
 from harness.ops.max_pool2d import Window
+from harness.ops.packing import WEIGHT_RANGES
 
 KINDS = ("3x3", "pointwise", "first", "depthwise", "linear", "add", "avg_pool")
 
@@ -28,7 +29,8 @@ class LayerShape:
     """One layer. kind: of KINDS. input: (H, W, C), or (C,). filters: of convolutions and linear layers.
 
     kernel, stride: (vertical, horizontal). before, after: padding. count: how often the network has it.
-    weight_bits: of the weights; input_bits: of the input.
+    weight_bits: of the weights. symmetric: whether those of 4 and 2 bits leave out the most negative value. input_bits,
+    output_bits: of the activations.
     """
 
     network: str
@@ -42,6 +44,8 @@ class LayerShape:
     count: int = 1
     weight_bits: int = 8
     input_bits: int = 8
+    output_bits: int = 8
+    symmetric: bool = False
 
     @property
     def name(self) -> str:
@@ -60,17 +64,18 @@ class LayerShape:
         source = Tensor("x", self.input, "uint8", 0.05, 0, self.input_bits)
         layer = self._layer(random)
         shape = layer.output_shape(*(self.input for _ in layer.inputs))
-        return build(self.name, source, (layer,), {"y": Tensor("y", shape, "uint8", 0.05)})
+        return build(self.name, source, (layer,), {"y": Tensor("y", shape, "uint8", 0.05, 0, self.output_bits)})
 
     def _layer(self, random: np.random.Generator) -> Operator:
         wide = None if self.after == self.before else self.after
         if self.kind == "add":
-            return Add("layer", ("x", "x"), "y", requantize=Add.requantization((0.6, 0.4), 0))
+            ratio = 2.0 ** (self.output_bits - self.input_bits)
+            scales = (0.6 * ratio, 0.4 * ratio)
+            return Add("layer", ("x", "x"), "y", requantize=Add.requantization(scales, 0, self.output_bits))
         if self.kind == "avg_pool":
-            scale = np.array([1.0 / (self.kernel[0] * self.kernel[1])])
-            return AvgPool2d(
-                "layer", ("x",), "y", Window(self.kernel, self.kernel), 0, Requantization.from_scales(scale, 0)
-            )
+            scale = np.array([2.0 ** (self.output_bits - self.input_bits) / (self.kernel[0] * self.kernel[1])])
+            requantize = Requantization.from_scales(scale, 0, self.output_bits)
+            return AvgPool2d("layer", ("x",), "y", Window(self.kernel, self.kernel), 0, requantize)
         if self.kind == "linear":
             weight, bias, requantize = self._parameters(random, (self.filters, self.input[0]))
             return Linear("layer", ("x",), "y", weight, bias, True, requantize=requantize, weight_bits=self.weight_bits)
@@ -106,12 +111,13 @@ class LayerShape:
 
     def _parameters(self, random: np.random.Generator, shape: tuple[int, ...]) -> tuple[Array, Array, Requantization]:
         """Weights, biases and scales that keep outputs in their range. No zeros: they would invite sparse forms."""
-        lowest, highest = {8: (-127, 127), 4: (-8, 7), 2: (-2, 1)}[self.weight_bits]
+        lowest, highest = WEIGHT_RANGES[self.weight_bits]
+        lowest = -highest if self.symmetric else lowest
         weight = random.integers(lowest, highest + 1, shape).astype(np.int8)
         spread = highest * 2 ** (self.input_bits - 1) * np.sqrt(weight[0].size)
         bias = random.integers(-int(spread), int(spread), shape[0]).astype(np.int32)
-        scales = random.uniform(0.5, 1.5, shape[0]) * 100 / spread
-        return weight, bias, Requantization.from_scales(np.minimum(scales, 0.45), 0)
+        scales = random.uniform(0.5, 1.5, shape[0]) * 100 / 2 ** (8 - self.output_bits) / spread
+        return weight, bias, Requantization.from_scales(np.minimum(scales, 0.45), 0, self.output_bits)
 
 
 def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -202,6 +208,9 @@ def of(network: str) -> tuple[LayerShape, ...]:
     return tuple(NETWORKS[network]())
 
 
-def narrower(shape: LayerShape, weight_bits: int, input_bits: int = 8) -> LayerShape:
-    """The same layer with other widths."""
-    return replace(shape, weight_bits=weight_bits, input_bits=input_bits)
+def narrower(shape: LayerShape, weight_bits: int, activation_bits: int = 8, *, symmetric: bool = False) -> LayerShape:
+    """The same layer with other widths; the first layer of a network still reads an image of 8 bits."""
+    input_bits = 8 if shape.kind == "first" else activation_bits
+    return replace(
+        shape, weight_bits=weight_bits, input_bits=input_bits, output_bits=activation_bits, symmetric=symmetric
+    )
