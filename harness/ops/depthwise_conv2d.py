@@ -10,6 +10,7 @@ import numpy as np
 from harness.errors import InputError
 from harness.ops.base import Array, Requantization, Shape, Weighted, finished, padding_edges, relu_label
 from harness.ops.depthwise_planes import PlanesDepthwise
+from harness.ops.depthwise_strided import StridedDepthwise
 from harness.ops.depthwise_strips import StripsDepthwise
 from harness.ops.depthwise_words import WordsDepthwise
 from harness.ops.lowering import (
@@ -68,7 +69,7 @@ class DepthwiseConv2d(Weighted):
     def forms(self) -> tuple[Form[Any], ...]:
         if not self.integer:
             return (PlainDepthwiseF32(),)
-        return StripsDepthwise(), PlanesDepthwise(), WordsDepthwise(), PlainDepthwise()
+        return StridedDepthwise(), StripsDepthwise(), PlanesDepthwise(), WordsDepthwise(), PlainDepthwise()
 
     @property
     def label(self) -> str:
