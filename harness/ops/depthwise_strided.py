@@ -82,7 +82,7 @@ class _Kind:
 
 @dataclass(frozen=True)
 class _Plan:
-    """block: rows of outputs at a time. whole: whether rows of padding are stored. blocks: (rows read, outputs' rows)."""
+    """block: rows of outputs at a time. whole: whether rows of padding are stored. blocks: rows read, and of outputs."""
 
     kind: _Kind
     block: int
@@ -111,7 +111,8 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
         if requantize is None or not (requantize.shift == 32).all() or requantize.bits != site.output.bits:
             return False
         # A bias shares its word with a weight.
-        if np.abs(layer.bias.astype(np.int64)).max() >= 2 ** (31 - _stored_bits(layer)):
+        largest = 2 ** (31 - _stored_bits(layer))
+        if layer.bias.min() < -largest or layer.bias.max() >= largest:
             return False
         if channels % 4 or 8 * channels > _LARGEST_LOAD or max(layer.padding) > 2:
             return False
@@ -177,7 +178,8 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
         row = site.input.row_bytes(width * channels)
         left = layer.padding[1]
         reading = _reading(pairs, width, left, step, row, [read for read, _ in blocks])
-        unrolled = not whole and rows * columns <= _UNROLLED
+        computing = _computing(pairs)
+        unrolled = not whole and rows * columns <= _UNROLLED and not computing["loops"]
         unrolled = unrolled and pitch * (1 + 2 * rows) + 32 * (pairs // 2 + 1) <= _LARGEST_PAIR_LOAD
         kind = _Kind(
             step=step,
@@ -191,7 +193,7 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
             top=0 if whole else top,
             bottom=0 if whole else bottom,
             unrolled=unrolled,
-            **_computing(pairs),
+            **computing,
             distance=4 if site.output.packed else channels,
             zero_point=layer.requantize.zero_point,
             output_bits=layer.requantize.bits,
@@ -201,7 +203,7 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
 
 
 def pack(layer: DepthwiseConv2d) -> Array:
-    """(C, words) uint32 in one dimension: weights, bias and multiplier of each channel as nn_depthwise_strided.h has them."""
+    """uint32, flat: of each channel the weights, the bias and the multiplier as nn_depthwise_strided.h has them."""
     assert layer.requantize is not None
     bits, channels = _stored_bits(layer), len(layer.weight)
     flat = layer.weight.reshape(channels, 9).astype(np.int64)
@@ -288,7 +290,8 @@ def _instructions(plan: _Plan, channels: int) -> int:
         channel = (9 if kind.weight_bits == 8 else 13) + computing + (4 if kind.unrolled else 5)
         four = read * pieces_per_row * piece + 9 + 4 * channel
         four += 0 if kind.output_bits == 8 else 40 + 12 * lines * kind.columns
-        total += 40 + channels // 4 * four
+        beside = 2 * lines + 1 - read if plan.whole else 0
+        total += 40 + beside * kind.pitch // 4 * 5 + channels // 4 * four
     return int(total)
 
 
