@@ -82,7 +82,7 @@ class _Kind:
 
 @dataclass(frozen=True)
 class _Plan:
-    """block: rows of outputs at a time. whole: whether rows of padding are stored. blocks: rows read, and of outputs."""
+    """block: rows of outputs at a time. whole: whether rows of padding are stored. blocks: rows read, and computed."""
 
     kind: _Kind
     block: int
