@@ -77,12 +77,16 @@ STRIPS: dict[str, Graph] = {
     "one strip of 4": depthwise((1, 4, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 0, 4)]),
     "one strip of 5": depthwise((25, 5, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 1, 2)]),
     "one strip of 6": depthwise((6, 6, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 0, 4)]),
+    "one strip of 7": depthwise((7, 7, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 2, 4)]),
+    "one strip of 8": depthwise((3, 8, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 0, 2)]),
     "one strip with edges": depthwise((3, 3, 4), [(1, ONE, None, 8, 9, 8), (1, ONE, None, 8, 0, 8)], zero_point=255),
-    "strips of 2": depthwise((3, 14, 4), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 1, 8)]),
+    "strips of 2": depthwise((3, 22, 4), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 1, 8)]),
     "strips of 3": depthwise((5, 9, 4), [(1, ONE, None, 8, 0, 8)], zero_point=128),
-    "strips of 4": depthwise((2, 16, 4), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 4, 4)]),
+    "strips of 4": depthwise((2, 20, 4), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 4, 4)]),
     "strips of 5": depthwise((4, 10, 4), [(1, ONE, None, 8, 5, 8), (1, ONE, None, 8, 0, 2)]),
     "strips of 6": depthwise((12, 12, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 200, 8)]),
+    "strips of 7": depthwise((14, 14, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 77, 8)]),
+    "strips of 8": depthwise((6, 16, 8), [(1, ONE, None, 8, 12, 8), (1, ONE, None, 4, 0, 8), (1, ONE, None, 8, 0, 4)]),
     "blocks of strips": depthwise((40, 54, 4), [(1, ONE, None, 8, 0, 8)], zero_point=3),
     "packed strips": depthwise((7, 6, 12), [(1, ONE, None, 4, 0, 4), (1, ONE, None, 2, 3, 2), (1, ONE, None, 8, 0, 8)]),
     "packed image": depthwise((3, 3, 8), [(1, ONE, None, 2, 0, 4), (1, ONE, None, 4, 0, 2), (1, ONE, None, 8, 0, 4)]),
@@ -129,13 +133,14 @@ def test_any_shape(
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    shape=st.tuples(st.integers(1, 9), st.sampled_from([2, 3, 4, 5, 6, 8, 9, 10, 12]), st.sampled_from([4, 8])),
+    height=st.integers(1, 9),
+    width=st.sampled_from([2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16]),
     zero_point=st.sampled_from([0, 1, 255]),
     point=st.sampled_from([0, 255]),
     bits=st.sampled_from([8, 4, 2]),
 )
-def test_any_strips(shape: tuple[int, int, int], zero_point: int, point: int, bits: int, tmp_path: Path) -> None:
-    on_host_exactly(depthwise(shape, [(1, ONE, None, 8, point, bits)], zero_point), "strips", tmp_path)
+def test_any_strips(height: int, width: int, zero_point: int, point: int, bits: int, tmp_path: Path) -> None:
+    on_host_exactly(depthwise((height, width, 4), [(1, ONE, None, 8, point, bits)], zero_point), "strips", tmp_path)
 
 
 def test_what_strips_refuse() -> None:
@@ -143,7 +148,7 @@ def test_what_strips_refuse() -> None:
         depthwise((6, 6, 4), [(2, ONE, None, 8, 0, 8)]),
         depthwise((6, 6, 4), [(1, (0, 0), None, 8, 0, 8)]),
         depthwise((6, 6, 4), [(1, ONE, (1, 0), 8, 0, 8)]),
-        depthwise((6, 7, 4), [(1, ONE, None, 8, 0, 8)]),
+        depthwise((6, 11, 4), [(1, ONE, None, 8, 0, 8)]),
     ):
         layer = graph.layers[0]
         assert not {form.name: form for form in layer.forms}["strips"].fits(layer, site_of(graph, 0))

@@ -1,4 +1,4 @@
-/* Depthwise convolution with 3x3 kernels, stride 1 and one pixel of padding on every side, on strips: up to six
+/* Depthwise convolution with 3x3 kernels, stride 1 and one pixel of padding on every side, on strips: up to eight
  * neighbouring outputs of one channel at a time, two multiplications per instruction.
  *
  * Optimal for cores with the DSP extension, channels in fours, outputs of 8, 4 or 2 bits. Strips of `tile` pixels make up a row
@@ -27,7 +27,7 @@ typedef struct nn_depthwise_strips_layer {
     void (*run)(const struct nn_depthwise_strips_layer *layer, const void *input, void *output, void *scratch);
 } nn_depthwise_strips_layer;
 
-/* The shape of a layer. height, width, channels: of the input and of the output. tile: pixels of a strip, 2 to 6, of
+/* The shape of a layer. height, width, channels: of the input and of the output. tile: pixels of a strip, 2 to 8, of
  * which a row is made. edges: whether lines have padding on their sides. block: rows of outputs at a time. weight_bits: 8,
  * 4 or 2. input, input_zero_point; output, zero_point: how these are stored, and what stands for 0. */
 typedef struct {
@@ -224,6 +224,12 @@ NN_INLINE const uint32_t *nn_strips_unpack(const uint32_t *weights, uint32_t bit
     "and " c ", " c ", #%c[mask]\n\t"                          \
     "and " d ", " d ", #%c[mask]\n\t"                          \
     ".endif\n\t"
+/* Two pairs of each channel into strips of four. */
+#define NN_STRIPS_HALF(at)                                     \
+    "strd r2, r3, [r1, #" #at "]\n\t"                          \
+    "strd r4, r5, [r1, #16 + " #at "]\n\t"                     \
+    "strd r6, r7, [r1, #32 + " #at "]\n\t"                     \
+    "strd r8, r9, [r1, #48 + " #at "]\n\t"
 #endif
 
 /* `lines` rows of the image from `source` on, of four channels, into lines from `target` on. */
@@ -247,11 +253,19 @@ NN_INLINE void nn_strips_fill(const uint8_t *source, uint32_t lines, nn_word *ta
                      NN_STRIPS_PAIR("0", "1", "r2", "r4", "r6", "r8")
                      NN_STRIPS_PAIR("%c[tile] - 2", "%c[tile] - 1", "r3", "r5", "r7", "r9")
                      "stm r1!, {r2, r3, r4, r5, r6, r7, r8, r9}\n\t"
-                     ".else\n\t"
+                     ".elseif %c[words] == 3\n\t"
                      NN_STRIPS_PAIR("0", "1", "r2", "r5", "r8", "r11")
                      NN_STRIPS_PAIR("2", "3", "r3", "r6", "r9", "r12")
                      NN_STRIPS_PAIR("%c[tile] - 2", "%c[tile] - 1", "r4", "r7", "r10", "lr")
                      "stm r1!, {r2, r3, r4, r5, r6, r7, r8, r9, r10, r11, r12, lr}\n\t"
+                     ".else\n\t"
+                     NN_STRIPS_PAIR("0", "1", "r2", "r4", "r6", "r8")
+                     NN_STRIPS_PAIR("2", "3", "r3", "r5", "r7", "r9")
+                     NN_STRIPS_HALF(0)
+                     NN_STRIPS_PAIR("4", "5", "r2", "r4", "r6", "r8")
+                     NN_STRIPS_PAIR("%c[tile] - 2", "%c[tile] - 1", "r3", "r5", "r7", "r9")
+                     NN_STRIPS_HALF(8)
+                     "add r1, r1, #64\n\t"
                      ".endif\n\t"
                      "addw r0, r0, #%c[tile] * %c[step]\n\t"
                      ".if %c[edges]\n\t"
@@ -292,21 +306,22 @@ NN_INLINE void nn_strips_fill(const uint8_t *source, uint32_t lines, nn_word *ta
 #endif
 }
 
-/* `bytes` bytes of padding. */
+/* `bytes` bytes of padding, a multiple of 16. */
 NN_INLINE void nn_strips_pad(nn_word *target, uint32_t bytes, nn_strips_kind kind)
 {
     const nn_word padding = (uint32_t)kind.input_zero_point * 0x00010001u;
-    for (const nn_word *const end = target + bytes / 4u; target != end;) {
-        *target++ = padding;
+    for (const nn_word *const end = target + bytes / 4u; target != end; target += 4) {
+        target[0] = target[1] = target[2] = target[3] = padding;
     }
 }
 
 /* ---- passes */
 
 #if NN_DSP
-/* Sums are in r4 to r9, the bias in r11, the multiplier in r9 where that is no sum, else in r2 or r3, and where the first
- * output goes in r10. x: a pair of pixels; weights are in r12, (w0, w1), and lr, (w1, w2). What is first added to a sum
- * is added to the bias. Where LDR follows LDR, Cortex-M4 saves a cycle; what Cortex-M7 issues together stands together. */
+/* Sums are in r4 to r11, as many as there are; where the last does not want it, the bias in r11. The multiplier is in r9
+ * where that is no sum, else in r2 or r3; where the first output goes in r10 or, for strips of seven and eight, in r12. x:
+ * a pair of pixels; weights are in r12, (w0, w1), and lr, (w1, w2). What is first added to a sum is added to the bias.
+ * Cortex-M4 saves a cycle where LDR follows LDR; what Cortex-M7 issues together stands together. */
 #define NN_STRIPS_ADD(op, sum, x, w) op " " sum ", " x ", " w ", " sum "\n\t"
 #define NN_STRIPS_BEGIN(op, sum, x, w)                         \
     ".if nn_line\n\t" NN_STRIPS_ADD(op, sum, x, w)             \
@@ -343,7 +358,19 @@ NN_INLINE void nn_strips_pad(nn_word *target, uint32_t bytes, nn_strips_kind kin
     ".endif\n\t" NN_STRIPS_WORD("r5", "r6", "r7", "r3")        \
     ".elseif %c[tile] == 3\n\t" NN_STRIPS_ODD("r5", "r6", "r3") \
     ".endif\n\t"                                               \
-    ".if %c[tile] == 6\n\t" NN_STRIPS_BEGIN("smlatb", "r8", "r3", "r12") \
+    ".if %c[tile] > 5\n\t" NN_STRIPS_BEGIN("smlatb", "r8", "r3", "r12") \
+    ".endif\n\t"                                               \
+    ".if %c[words] == 4\n\t"                                   \
+    "ldrd r2, r3, [r0, #nn_line * %c[pitch] + 8]\n\t"          \
+    NN_STRIPS_WORD("r7", "r8", "r9", "r2")                     \
+    ".if %c[tile] == 8\n\t" NN_STRIPS_BEGIN("smlatb", "r10", "r2", "r12") \
+    ".endif\n\t"                                               \
+    ".if nn_line == 2\n\t"                                     \
+    "ldr r2, [r1, #100]\n\t"                                   \
+    ".endif\n\t"                                               \
+    ".if %c[tile] == 7\n\t" NN_STRIPS_ODD("r9", "r10", "r3")   \
+    ".else\n\t" NN_STRIPS_WORD("r9", "r10", "r11", "r3")       \
+    ".endif\n\t"                                               \
     ".endif\n\t"                                               \
     ".if %c[words] == 3 && %c[edges]\n\t"                      \
     "ldr r2, [r0, #nn_line * %c[pitch] + 8]\n\t"               \
@@ -363,41 +390,60 @@ NN_INLINE void nn_strips_pad(nn_word *target, uint32_t bytes, nn_strips_kind kin
     ".elseif %c[tile] == 3\n\t" NN_STRIPS_ADD("smlabt", "r6", "r3", "lr") \
     ".elseif %c[tile] == 4\n\t" NN_STRIPS_ADD("smlabt", "r7", "r3", "lr") \
     ".elseif %c[tile] == 5\n\t" NN_STRIPS_ADD("smlabt", "r8", "r3", "lr") \
-    ".else\n\t" NN_STRIPS_ADD("smlabt", "r9", "r3", "lr")      \
+    ".elseif %c[tile] == 6\n\t" NN_STRIPS_ADD("smlabt", "r9", "r3", "lr") \
+    ".elseif %c[tile] == 7\n\t" NN_STRIPS_ADD("smlabt", "r10", "r3", "lr") \
+    ".else\n\t" NN_STRIPS_ADD("smlabt", "r11", "r3", "lr")     \
     ".endif\n\t"                                               \
     ".endif\n\t"
 #define NN_STRIPS_ROUND(sum)                                   \
     ".if %c[tile] < 6\n\t"                                     \
     "smmulr " sum ", " sum ", r9\n\t"                          \
-    ".elseif %c[edges]\n\t"                                    \
-    "smmulr " sum ", " sum ", r2\n\t"                          \
-    ".else\n\t"                                                \
+    ".elseif %c[tile] == 6 && !%c[edges]\n\t"                  \
     "smmulr " sum ", " sum ", r3\n\t"                          \
+    ".else\n\t"                                                \
+    "smmulr " sum ", " sum ", r2\n\t"                          \
     ".endif\n\t"
 #define NN_STRIPS_CLAMP(sum)                                   \
     ".if %c[zero_point]\n\t"                                   \
     "add " sum ", " sum ", #%c[zero_point]\n\t"                \
     ".endif\n\t"                                               \
     "usat " sum ", #%c[bits], " sum "\n\t"
-#define NN_STRIPS_STORE(sum, index) "strb " sum ", [r10, #" #index " * %c[distance]]\n\t"
+#define NN_STRIPS_STORE(sum, index)                            \
+    ".if %c[tile] < 7\n\t"                                     \
+    "strb " sum ", [r10, #" #index " * %c[distance]]\n\t"      \
+    ".else\n\t"                                                \
+    "strb " sum ", [r12, #" #index " * %c[distance]]\n\t"      \
+    ".endif\n\t"
 #define NN_STRIPS_LONGER(than, what) ".if %c[tile] > " #than "\n\t" what ".endif\n\t"
 /* All sums, each rounded three multiplications before it is clamped. */
 #define NN_STRIPS_FINISH                                       \
+    NN_STRIPS_LONGER(6, "ldr r12, [sp, #20]\n\t")              \
     NN_STRIPS_ROUND("r4") NN_STRIPS_ROUND("r5")                \
     NN_STRIPS_LONGER(2, NN_STRIPS_ROUND("r6")) NN_STRIPS_CLAMP("r4") \
     NN_STRIPS_LONGER(3, NN_STRIPS_ROUND("r7")) NN_STRIPS_CLAMP("r5") \
     NN_STRIPS_LONGER(4, NN_STRIPS_ROUND("r8"))                 \
     NN_STRIPS_LONGER(2, NN_STRIPS_CLAMP("r6"))                 \
     NN_STRIPS_LONGER(5, NN_STRIPS_ROUND("r9")) NN_STRIPS_STORE("r4", 0) \
+    NN_STRIPS_LONGER(6, NN_STRIPS_ROUND("r10"))                \
     NN_STRIPS_LONGER(3, NN_STRIPS_CLAMP("r7")) NN_STRIPS_STORE("r5", 1) \
+    NN_STRIPS_LONGER(7, NN_STRIPS_ROUND("r11"))                \
     NN_STRIPS_LONGER(4, NN_STRIPS_CLAMP("r8"))                 \
     NN_STRIPS_LONGER(2, NN_STRIPS_STORE("r6", 2))              \
     NN_STRIPS_LONGER(5, NN_STRIPS_CLAMP("r9"))                 \
     NN_STRIPS_LONGER(3, NN_STRIPS_STORE("r7", 3))              \
+    NN_STRIPS_LONGER(6, NN_STRIPS_CLAMP("r10"))                \
     "add r0, r0, #16 * %c[words]\n\t"                          \
     NN_STRIPS_LONGER(4, NN_STRIPS_STORE("r8", 4))              \
+    NN_STRIPS_LONGER(7, NN_STRIPS_CLAMP("r11"))                \
     NN_STRIPS_LONGER(5, NN_STRIPS_STORE("r9", 5))              \
-    "addw r10, r10, #%c[tile] * %c[distance]\n\t"
+    NN_STRIPS_LONGER(6, NN_STRIPS_STORE("r10", 6))             \
+    NN_STRIPS_LONGER(7, NN_STRIPS_STORE("r11", 7))             \
+    ".if %c[tile] < 7\n\t"                                     \
+    "addw r10, r10, #%c[tile] * %c[distance]\n\t"              \
+    ".else\n\t"                                                \
+    "addw r12, r12, #%c[tile] * %c[distance]\n\t"              \
+    "str r12, [sp, #20]\n\t"                                   \
+    ".endif\n\t"
 #endif
 
 /* `rows` rows of outputs of four channels. x: the first strip in the line above the first row. */
@@ -417,14 +463,14 @@ NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t
     register uintptr_t weights_end __asm__("r6") = (uintptr_t)weights + 32u;
     register uint8_t *to __asm__("r10") = output;
     __asm__ volatile(
-        "push {r2, r3, r4, r5, r6}\n"
+        "push {r2, r3, r4, r5, r6, r10}\n"
         "0:\n\t"
         ".if %c[tile] < 6\n\t"
         "ldrd r11, r9, [r1, #96]\n\t"
         ".else\n\t"
         "ldr r11, [r1, #96]\n\t"
         ".endif\n"
-        "1:\n\t"
+        "1:\n\t" NN_STRIPS_LONGER(7, "ldr r11, [r1, #96]\n\t")
         ".set nn_line, 0\n\t"
         ".rept 3\n\t" NN_STRIPS_LINE
         ".set nn_line, nn_line + 1\n\t"
@@ -450,11 +496,16 @@ NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t
         "addw r2, r0, #%c[pitch] - 16 * %c[words]\n\t"
         "str r2, [sp]\n\t"
         ".endif\n\t"
+        ".if %c[tile] < 7\n\t"
         "sub r10, r10, r5\n\t"
+        ".else\n\t"
+        "sub r12, r12, r5\n\t"
+        "str r12, [sp, #20]\n\t"
+        ".endif\n\t"
         "add r1, r1, #8\n\t"
         "cmp r1, r6\n\t"
         "bne 0b\n\t"
-        "add sp, #20"
+        "add sp, #24"
         : "+r"(from), "+r"(w), "+r"(row_end), "+r"(end), "+r"(x_turn), "+r"(output_turn), "+r"(weights_end), "+r"(to)
         : [words] "i"(words), [tile] "i"(kind.tile), [distance] "i"(nn_strips_distance(kind)), [edges] "i"(kind.edges),
           [pitch] "i"(pitch), [zero_point] "i"(kind.zero_point), [bits] "i"(nn_element_bits(kind.output))

@@ -23,8 +23,8 @@ _LINES = 6144
 # Bytes of the weights and constants of four channels.
 _WEIGHTS = 128
 
-# Pixels of a strip; longer ones have fewer neighbours and share more instructions.
-_TILES = (6, 5, 4, 3, 2)
+# Pixels of a strip, the best first: long ones have fewer neighbours, but above six some parameters are kept in memory.
+_TILES = (6, 8, 7, 5, 4, 3, 2)
 
 # Words of packed weights of four channels.
 _PACKED_WORDS = {8: 9, 4: 5, 2: 3}
@@ -50,12 +50,16 @@ class _Plan:
     def scratch(self) -> int:
         """Bytes of weights, lines and collected outputs."""
         lines = 3 if self.whole else self.block + 2
-        behind = self.pitch // (self.strips + 1) if self.edges else 0
-        return _WEIGHTS + lines * self.pitch + behind + self.collected
+        return _WEIGHTS + lines * self.pitch + self.slot + self.collected
+
+    @property
+    def slot(self) -> int:
+        """Bytes of padding between lines."""
+        return self.pitch // (self.strips + 1) if self.edges else 0
 
 
 class StripsDepthwise(Form["DepthwiseConv2d"]):
-    """Up to six neighbouring outputs of one channel at a time, from pairs of pixels."""
+    """Up to eight neighbouring outputs of one channel at a time, from pairs of pixels."""
 
     name = "strips"
     storages = frozenset({Storage.U8, Storage.U4, Storage.U2})
@@ -79,21 +83,22 @@ class StripsDepthwise(Form["DepthwiseConv2d"]):
         blocks = -(-rows // plan.block)
         per_output = 4 if layer.requantize is not None and layer.requantize.zero_point else 3
         line = 2 * tile + 1 + words // 2 + words % 2 + (2 if plan.edges else -2)
-        strip = 3 * line + per_output * tile + (6 if tile == 6 else 5)
+        strip = 3 * line + per_output * tile + {6: 6, 7: 8, 8: 9}.get(tile, 5)
         outputs = 4 * (rows * (plan.strips * strip + (6 if plan.edges else 0)) + 14 * blocks)
         if plan.whole:
             outputs = 4 * (47 + 9 * per_output)
         if site.output.packed:
             outputs += rows * (10 * columns + 8)
-        pair = 10 if site.input.packed else 8
-        filled = (rows + 2 * (blocks - 1)) * (plan.strips * (pair * words + 5) + (5 if plan.edges else 0))
+        pairs = (10 if site.input.packed else 8) * words + (9 if words == 4 else 1)
+        filled = (rows + 2 * (blocks - 1)) * (plan.strips * (pairs + 4) + (5 if plan.edges else 0))
+        padding = blocks * (2 * plan.pitch + (plan.block + 3) * plan.slot) // 2
         unpacked = blocks * {8: 70, 4: 90, 2: 87}[layer.weight_bits]
-        loops = 510 + (90 if plan.edges or plan.whole else 0) + (0 if layer.weight_bits == 8 else 75)
+        loops = 506 + (90 if plan.edges or plan.whole else 0) + (0 if layer.weight_bits == 8 else 75)
         return Cost(
             flash=4 * _PACKED_WORDS[layer.weight_bits] * fours + 8 * channels,
             scratch=plan.scratch,
-            instructions=fours * (outputs + filled + unpacked) + blocks * plan.pitch,
-            shared={_name(layer, site, plan): loops + 4 * (3 * line + per_output * tile + pair * words)},
+            instructions=fours * (outputs + filled + unpacked) + padding,
+            shared={_name(layer, site, plan): loops + 4 * (3 * line + per_output * tile + pairs)},
         )
 
     def writes(self, layer: DepthwiseConv2d, site: Site) -> frozenset[Storage]:
@@ -140,7 +145,7 @@ def pack(taps: Array, bits: int) -> Array:
 
 
 def _plan(layer: DepthwiseConv2d, site: Site) -> _Plan | None:
-    """With the longest strips that make up a row; None where there are none, or steps are too long."""
+    """With the best strips that make up a row; None where there are none, or steps are too long."""
     rows, columns, channels = site.output_shape
     for tile in _TILES:
         strips, slot = columns // tile, 16 * -(-tile // 2)
