@@ -93,7 +93,7 @@ class StripsDepthwise(Form["DepthwiseConv2d"]):
         filled = (rows + 2 * (blocks - 1)) * (plan.strips * (pairs + 4) + (5 if plan.edges else 0))
         padding = blocks * (2 * plan.pitch + (plan.block + 3) * plan.slot) // 2
         unpacked = blocks * {8: 70, 4: 90, 2: 87}[layer.weight_bits]
-        loops = 506 + (90 if plan.edges or plan.whole else 0) + (0 if layer.weight_bits == 8 else 75)
+        loops = 538 + (90 if plan.edges else 0) + (0 if layer.weight_bits == 8 else 75)
         return Cost(
             flash=4 * _PACKED_WORDS[layer.weight_bits] * fours + 8 * channels,
             scratch=plan.scratch,
