@@ -17,7 +17,8 @@ from harness.emulators.simulator.cycles.accelerator import AcceleratedCounter
 from harness.emulators.simulator.cycles.counter import PythonCounter
 from harness.emulators.simulator.cycles.edges import Visits
 from harness.emulators.simulator.cycles.model import CycleModel
-from harness.emulators.simulator.machine import Machine, Reason
+from harness.emulators.simulator.machine import Machine
+from harness.emulators.simulator.stops import Reason
 from harness.profiling.bench import Bench
 from harness.toolchain.platformio import build
 

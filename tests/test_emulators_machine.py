@@ -13,7 +13,8 @@ from emulators_assembly import FLASH, NEEDS_COMPILER, NO_COMPILER, cases
 from harness import boards
 from harness.emulators.simulator.address_space import AddressError
 from harness.emulators.simulator.exceptions import LOCKUP_PC
-from harness.emulators.simulator.machine import Machine, Reason, Stop
+from harness.emulators.simulator.machine import Machine
+from harness.emulators.simulator.stops import Reason, Stop
 from harness.errors import InputError
 
 pytestmark = pytest.mark.skipif(NO_COMPILER, reason=NEEDS_COMPILER)

@@ -8,8 +8,9 @@ import pytest
 from measure_images import BOARD, NEEDS_COMPILER, NO_COMPILER, foreign
 
 from harness.emulators.simulator.cycles.model import CycleModel
-from harness.emulators.simulator.machine import Machine, Reason
+from harness.emulators.simulator.machine import Machine
 from harness.emulators.simulator.nvic import FIRST_LINE, PENDSV, SYSTICK, Nvic
+from harness.emulators.simulator.stops import Reason
 from harness.emulators.simulator.timers import SysTick, Timer
 
 needs_compiler = pytest.mark.skipif(NO_COMPILER, reason=NEEDS_COMPILER)

@@ -82,7 +82,7 @@ class Core:
 
     def call(self, function: str, *arguments: int) -> tuple[int, int]:
         """(what the function returns, the instructions it executed). DeviceError when it does not return."""
-        from harness.emulators.simulator.machine import Reason
+        from harness.emulators.simulator.stops import Reason
 
         machine = self._machine
         machine.write_register("xpsr", 1 << 24)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from harness.boards import Board
 from harness.emulators.simulator.cycles.model import CycleModel
-from harness.emulators.simulator.machine import Machine, Reason
+from harness.emulators.simulator.machine import Machine
+from harness.emulators.simulator.stops import Reason
 from harness.errors import DeviceError
 from harness.link.client import BoardClient
 

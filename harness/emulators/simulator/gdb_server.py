@@ -20,8 +20,9 @@ from dataclasses import dataclass
 
 from harness.emulators.gdb_crc import gdb_crc32
 from harness.emulators.simulator.address_space import AddressError
-from harness.emulators.simulator.machine import Machine, Reason, Stop
+from harness.emulators.simulator.machine import Machine
 from harness.emulators.simulator.runner import Runner
+from harness.emulators.simulator.stops import Reason, Stop
 
 PACKET_BYTES = 0x10000
 """The longest packet we take, and the longest reply we send, framing apart."""

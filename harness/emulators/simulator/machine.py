@@ -14,12 +14,10 @@ code.
 
 from __future__ import annotations
 
-import enum
 import logging
 import struct
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,39 +27,39 @@ from unicorn import arm_const as reg
 from harness.boards import Board
 from harness.emulators.simulator import chips, decode
 from harness.emulators.simulator.address_space import PAGE, AddressError, AddressSpace, Memory
-from harness.emulators.simulator.block_counter import NO_LIMIT, BlockCounter
-from harness.emulators.simulator.core_registers import FLOAT, GENERAL, XPSR_IT, XPSR_T, CoreRegisters
+from harness.emulators.simulator.block_counter import BlockCounter
+from harness.emulators.simulator.blocks import Blocks
+from harness.emulators.simulator.checks import Checks
+from harness.emulators.simulator.core_registers import FLOAT, GENERAL, XPSR_T, CoreRegisters
 from harness.emulators.simulator.cycles.counter import Counter, CycleCounting, make_counter
 from harness.emulators.simulator.cycles.edges import Coverage, coverage
 from harness.emulators.simulator.cycles.model import CycleModel
-from harness.emulators.simulator.decode import Kind
-from harness.emulators.simulator.engine import Hook, UcError, hook_accesses, hook_instruction, thumb_engine, unhook
+from harness.emulators.simulator.devices import PERIPHERALS, Devices
+from harness.emulators.simulator.engine import Hook, UcError, hook_instruction, thumb_engine
 from harness.emulators.simulator.exceptions import Architecture, Cfsr, ExceptionModel, Fault
 from harness.emulators.simulator.nvic import Nvic
-from harness.emulators.simulator.peripherals import (
-    ClockGate,
-    NrfUart,
-    Peripheral,
-    Registers,
-    Unmodelled,
-    Usart,
-    UsartV1,
-)
+from harness.emulators.simulator.schedule import Schedule
 from harness.emulators.simulator.serial_line import SerialLine
+from harness.emulators.simulator.stops import (
+    Event,
+    Interrupt,
+    Invalid,
+    Late,
+    Reason,
+    Refused,
+    Spinning,
+    Stop,
+    Waiting,
+)
 from harness.emulators.simulator.system import (
-    CCR_DIV_0_TRP,
-    CCR_UNALIGN_TRP,
     DHCSR_DEBUGEN,
     DHCSR_HALT,
     DHCSR_LOCKUP,
     DHCSR_REGRDY,
     DHCSR_SLEEP,
-    DWT_BASE,
-    SCS_BASE,
     Dwt,
     SystemControl,
 )
-from harness.emulators.simulator.timers import Timed, Timer
 from harness.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -81,9 +79,8 @@ _ARCHITECTURES: dict[str, Architecture] = {
     "cortex-m33": "armv8-m",
 }
 
-_PERIPHERALS = range(0x4000_0000, 0x6000_0000)
 # Where nothing can be executed, by the default memory map: Armv7-M ARM B3.1.
-_EXECUTE_NEVER = (_PERIPHERALS, range(0xA000_0000, 0x1_0000_0000))
+_EXECUTE_NEVER = (PERIPHERALS, range(0xA000_0000, 0x1_0000_0000))
 
 # Unicorn's kind of access -> the permission it needs.
 _NEEDED = {
@@ -94,91 +91,14 @@ _NEEDED = {
 # QEMU's exception numbers, which Unicorn's interrupt hook gets.
 _EXCP_SWI, _EXCP_DATA_ABORT, _EXCP_BKPT, _EXCP_EXCEPTION_EXIT, _EXCP_NOCP, _EXCP_STKOF = 2, 4, 7, 8, 17, 19
 
-# What instructions can change, beside xPSR, PC and memory.
-_UNDONE = (*GENERAL, *FLOAT, "control")
-
 # How long, in seconds, one unsuccessful poll of the serial line may block.
 _POLL_SECONDS = 0.02
 # Polls that are further apart than this, in instructions, are no loop that waits for input.
 _POLL_DISTANCE = 2000
-# While it waits, a firmware is woken by its timers at most this often, in seconds, however slow its clock is set up.
-_PACE_SECONDS = 0.001
-# How often timers may wake a firmware that sleeps, with nothing on its serial line, until run() says that it waits for
-# input.
-_IDLE_WAKES = 20
 # `b .`: a branch to itself, which only an interrupt can end.
 _BRANCH_TO_ITSELF = b"\xfe\xe7"
-# With a cycle model: how many instructions tell how long others will take, and when an event is close.
-_GUESS_FROM = 16
-_CLOSE_TICKS = 256
 # How many resets in a row, with nothing on the serial line between them, are a loop.
 _RESETS_IN_A_LOOP = 8
-
-
-class Reason(enum.Enum):
-    """Why run() or step() returned."""
-
-    REQUEST = "stop was requested"
-    TIMEOUT = "the time given is over"
-    BREAKPOINT = "a breakpoint is reached"
-    BKPT = "a BKPT instruction, with a debugger attached"
-    STEP = "one instruction was executed"
-    INPUT = "the firmware waits for serial input"
-    SLEEP = "the firmware sleeps, or is in a loop without an instruction, and nothing is there to wake it"
-    LOCKUP = "the core is locked up"
-    RESET_LOOP = "the firmware resets itself again and again"
-
-
-@dataclass(frozen=True)
-class Stop:
-    """How a run ended. pc: the next instruction. instructions: executed since reset."""
-
-    reason: Reason
-    pc: int
-    instructions: int
-
-
-@dataclass(frozen=True)
-class _Refused:
-    """An access that no page allows. access: Unicorn's UC_MEM_*. page: the address of the page."""
-
-    access: int
-    page: int
-
-
-@dataclass(frozen=True)
-class _Interrupt:
-    """An exception that QEMU leaves to us, by its number."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class _Invalid:
-    """An instruction that QEMU does not know, or one in Arm state."""
-
-
-@dataclass(frozen=True)
-class _Late:
-    """A fault at `pc` after which Unicorn goes on to the end of a block, and the registers to go back to."""
-
-    fault: Fault
-    pc: int
-    xpsr: int
-    registers: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """The firmware polls for input in vain."""
-
-
-@dataclass(frozen=True)
-class _Spinning:
-    """The firmware is in a loop without an instruction."""
-
-
-_Event = _Refused | _Interrupt | _Invalid | _Late | _Waiting | _Spinning
 
 
 class Machine:
@@ -208,38 +128,13 @@ class Machine:
         self.debugger = False
         self.blocking = False
 
-        self._check_alignment = check_alignment
-        self._has_float_v5 = (board.fpu or "").startswith("fpv5")
         self._uc = thumb_engine(_CPU_MODELS[board.core])
         self._registers = CoreRegisters(self._uc)
 
-        # (bytes, instructions) of each block, by address.
-        self._blocks: dict[int, tuple[int, int]] = {}
-        self._code_pages: set[tuple[int, int]] = set()
         self._breakpoints: frozenset[int] = frozenset()
         self._translations_stale = True
-        # Where instructions are that may fault as the core is set up now.
-        self._guards: set[int] = set()
-        self._guards_stale = True
-        self._checks_stale = True
-        self._check_hooks: list[Hook] = []
         self._calls: list[Hook] = []
 
-        # Where instructions are that may let an interrupt pass.
-        self._unmasking: set[int] = set()
-        # Something waits to be taken, and may not be as things are.
-        self._masked = False
-        # What is to be looked at between two blocks: who is pending, when the next event is, bytes that have arrived.
-        self._interrupts_changed = self._events_stale = self._input_arrived = False
-        self._next_event: int | None = None
-        # With a cycle model, see _limit_run(): (instructions, clock) when it was last called, and the time of one.
-        self._limited_at = 0, 0
-        self._ticks_per_instruction = 1.0
-        # Ticks that the clock was put forward while the core slept; how often that was, with a silent serial line.
-        self._slept = self._idle = 0
-        # The core sleeps; or spins, which is the same but for what wakes it.
-        self._asleep = self._spins = False
-        self._moved_at_rest = 0
         # The block hook has stopped the run.
         self._left = False
         # Resets by software with nothing on the serial line in between, and where the last one was asked for.
@@ -247,15 +142,13 @@ class Machine:
         self._moved_at_reset = 0
         self._reset_from = 0
         self._reset_loop: str | None = None
-        self._unmodelled: list[int] = []
 
         self._running = False
         # Where the instruction is that a step executes; None during runs.
         self._stepping: int | None = None
-        self._sleeping = False
         self._stop_requested = False
         self._reset_requested = False
-        self._event: _Event | None = None
+        self._event: Event | None = None
         self._failure: BaseException | None = None
         self._last_poll = 0
 
@@ -263,7 +156,8 @@ class Machine:
         self._space = AddressSpace(
             self._uc, board, chip, on_written=self._on_debugger_write, on_failure=self._on_failure
         )
-        self._nvic = Nvic(chip.interrupts, chip.priority_bits, self._on_interrupts_changed)
+        self._blocks = Blocks(self._space)
+        self._nvic = Nvic(chip.interrupts, chip.priority_bits, lambda: self._schedule.interrupts_changed())
         self._system = SystemControl(
             self, self._nvic, cpuid=chip.cpuid, fpu=board.fpu, caches=chip.caches, vectors=board.region("flash").origin
         )
@@ -272,61 +166,37 @@ class Machine:
         self._exceptions = ExceptionModel(
             self._registers, self._space, self._system, architecture, has_fpu=board.fpu is not None
         )
-        self._usarts: list[Usart] = []
-        self._timed: list[Timed] = [self._system.systick]
-        self._add_peripherals(chip)
+        self._devices = Devices(self._space, chip, self, self._nvic, self.serial, self._system, self._dwt)
+        self._checks = Checks(
+            self._uc,
+            self._registers,
+            self._space,
+            self._system,
+            has_float_v5=(board.fpu or "").startswith("fpv5"),
+            all_alignment=check_alignment,
+            current_block=lambda: self._counter.read()[1],
+            on_unmasking=lambda: self._schedule.unmasking(),
+            on_fault=self._on_late_fault,
+            on_failure=self._on_failure,
+        )
         self.counting: CycleCounting | None = None
         if cycle_model is None:
             self._counter: Counter = BlockCounter(self._uc, self._on_new_block)
         else:
             self._counter = self.counting = make_counter(self._uc, cycle_model, self._space, self._on_new_block)
+        self._schedule = Schedule(
+            clock=self.clock,
+            in_instructions=lambda: self.clock_source == self._count_instructions,
+            clock_hz=board.clock_hz,
+            counter=self._counter,
+            exceptions=self._exceptions,
+            nvic=self._nvic,
+            serial=self.serial,
+            timed=self._devices.timed,
+            usarts=self._devices.usarts,
+        )
         self._add_hooks()
         self.reset()
-
-    def _add_peripherals(self, chip: chips.Chip) -> None:
-        self._space.add_peripheral(SCS_BASE, 0x1000, self._system)
-        self._space.add_peripheral(DWT_BASE, 0x1000, self._dwt)
-        modelled: list[tuple[chips.Block, Peripheral]] = []
-        control: Registers | None = None
-        self._exact_pages = [(SCS_BASE, 0x1000), (DWT_BASE, 0x1000)]
-        for block in chip.blocks:
-            peripheral = self._peripheral(block)
-            if block.name == chip.clock_control and isinstance(peripheral, Registers):
-                control = peripheral
-            modelled.append((block, peripheral))
-            self._space.add_peripheral(block.base, block.size, peripheral)
-        self._clock_control = control
-        if control is not None:
-            ClockGate(control, modelled)
-        self._space.fill(_PERIPHERALS, lambda base: Unmodelled(base, self._unmodelled, self._on_unmodelled))
-
-    def _peripheral(self, block: chips.Block) -> Peripheral:
-        line = block.interrupt
-
-        def signal(asserted: bool) -> None:
-            if line is not None:
-                self._nvic.signal(line, asserted)
-
-        match block.kind:
-            case "usart" | "usart_v1" | "nrf_uart":
-                kinds: dict[str, type[Usart]] = {"usart": Usart, "usart_v1": UsartV1, "nrf_uart": NrfUart}
-                usart = kinds[block.kind](self.serial, self._on_poll, self.time, signal, self._on_taken)
-                self._usarts.append(usart)
-                self._timed.append(usart)
-                return usart
-            case "timer16" | "timer32":
-                bits = 16 if block.kind == "timer16" else 32
-                timer = Timer(bits, self.time, lambda: self._timer_divider(block), signal, self.events_changed)
-                self._timed.append(timer)
-                self._exact_pages.append((block.base, block.size))
-                return timer
-        return Registers(block)
-
-    def _timer_divider(self, block: chips.Block) -> int:
-        """Ticks of the core's clock for one of a timer's."""
-        if block.prescaler is None or self._clock_control is None:
-            return 1
-        return block.prescaler.divider(self._clock_control.read)
 
     # ---- what a debugger sees
 
@@ -364,7 +234,7 @@ class Machine:
     def write_register(self, name: str, value: int) -> None:
         """See read_register()."""
         if name == "pc":
-            self._asleep = False
+            self._schedule.asleep = False
         self._registers.write(name, value)
 
     @property
@@ -388,8 +258,8 @@ class Machine:
         executed, block = self._counter.read()
         if not self._running:
             return executed
-        size, count = self._blocks[block]
-        return executed - count + self._index_in_block(block, size, self._registers.read("pc"))
+        _, count = self._blocks[block]
+        return executed - count + self._blocks.index(block, self._registers.read("pc"))
 
     @property
     def cycles(self) -> int:
@@ -402,15 +272,14 @@ class Machine:
         if not self._running:
             return self.counting.cycles()
         _, block = self._counter.read()
-        size, _ = self._blocks[block]
-        return self.counting.cycles(self._index_in_block(block, size, self._registers.read("pc")))
+        return self.counting.cycles(self._blocks.index(block, self._registers.read("pc")))
 
     def clock_in(self, unit: Literal["cycles", "instructions"]) -> None:
         """What SysTick and CYCCNT count from now on; they go on from where they are. InputError: see `cycles`."""
         source = self._count_cycles if unit == "cycles" else self._count_instructions
         ahead = self.clock() - source()
         self.clock_source = lambda: source() + ahead
-        self._events_stale = True
+        self._schedule.events_changed()
 
     def coverage(self) -> Coverage:
         """Which executed instructions the cycle model has no cost for; none on a machine without one."""
@@ -443,7 +312,7 @@ class Machine:
     @property
     def unmodelled(self) -> tuple[int, ...]:
         """Base addresses of the peripherals that the firmware has used although nobody models them. They read as 0."""
-        return tuple(self._unmodelled)
+        return tuple(self._devices.unmodelled)
 
     # ---- running
 
@@ -455,11 +324,8 @@ class Machine:
 
     def _reset(self) -> None:
         self.serial.clear()
-        self._reset_requested = self._asleep = self._masked = False
-        self._slept = self._idle = 0
-        self._limited_at = 0, 0
-        self._ticks_per_instruction = 1.0
-        self._events_stale = True
+        self._reset_requested = False
+        self._schedule.reset()
         self._exceptions.reset()
         for peripheral in self._space.peripherals:
             peripheral.reset()
@@ -509,7 +375,7 @@ class Machine:
         Interrupts wait meanwhile, as in a debugger that masks them for its steps.
         """
         self.cancel_stop()
-        self._asleep = False
+        self._schedule.asleep = False
         if self._reset_requested:
             self._reset_by_firmware()
         reason = self._step() if self.lockup is None else None
@@ -525,7 +391,7 @@ class Machine:
         """Forget a requested stop that run() has not seen."""
         self._take_stop_request()
 
-    # ---- for the core's own registers (system.Core)
+    # ---- for the core's own registers (system.Core) and the chip's peripherals (devices.Host)
 
     def clock(self) -> int:
         """See system.Core."""
@@ -533,11 +399,11 @@ class Machine:
 
     def time(self) -> int:
         """See system.Core."""
-        return self.clock_source() + self._slept
+        return self._schedule.time()
 
     def events_changed(self) -> None:
         """See system.Core."""
-        self._events_stale = True
+        self._schedule.events_changed()
         self._leave_at_next_block()
 
     def request_reset(self) -> None:
@@ -548,7 +414,7 @@ class Machine:
 
     def checks_changed(self) -> None:
         """See system.Core."""
-        self._guards_stale = self._checks_stale = True
+        self._checks.changed()
         self._leave_at_next_block()
 
     def trace_changed(self) -> None:
@@ -557,14 +423,31 @@ class Machine:
 
     def debug_status(self) -> int:
         """See system.Core."""
-        halted = not self._running and not self._sleeping
+        waiting = self._schedule.waiting
         return (
             DHCSR_REGRDY
             | (DHCSR_DEBUGEN if self.debugger else 0)
-            | (DHCSR_HALT if halted else 0)
-            | (DHCSR_SLEEP if self._sleeping else 0)
+            | (DHCSR_HALT if not self._running and not waiting else 0)
+            | (DHCSR_SLEEP if waiting else 0)
             | (DHCSR_LOCKUP if self.lockup else 0)
         )
+
+    def on_poll(self) -> None:
+        """See devices.Host."""
+        executed, _ = self._counter.read()
+        distance, self._last_poll = executed - self._last_poll, executed
+        if distance > _POLL_DISTANCE:
+            return
+        if not self.blocking or self._schedule.has_event:
+            self._event = self._event or Waiting()
+            self._leave_at_next_block()
+        elif not self._stop_requested:
+            self.serial.flush()
+            self.serial.wait(_POLL_SECONDS)
+
+    def on_taken(self) -> None:
+        """See devices.Host."""
+        self._schedule.events_changed()
 
     # ---- hooks: Unicorn calls them in the middle of a run
 
@@ -581,17 +464,17 @@ class Machine:
         uc.hook_add(unicorn.UC_HOOK_EDGE_GENERATED, self._on_translation)
         # The counters have to know PC in the middle of a block. Unicorn sets it for the hook of a protected access.
         protected = unicorn.UC_HOOK_MEM_READ_PROT | unicorn.UC_HOOK_MEM_WRITE_PROT
-        for base, size in self._exact_pages:
+        for base, size in self._devices.exact:
             uc.mem_protect(base, size, unicorn.UC_PROT_NONE)
             uc.hook_add(protected, self._on_protected, begin=base, end=base + size - 1)
-        self.serial.on_fed = self._on_fed
+        self.serial.on_fed = self._schedule.input_arrived
         self.serial.stamp = self._stamp
 
     def _on_page(self, _uc: Any, page: int, access: int, entry: Any, _data: Any) -> bool:
         permissions = self._space.permissions(page)
         if not permissions & _NEEDED[access]:
             if self._event is None:
-                self._event = _Refused(access, page)
+                self._event = Refused(access, page)
             return False
         fetch = access == unicorn.UC_MEM_FETCH
         entry.paddr, entry.perms = self._space.page(page, fetch)
@@ -604,30 +487,29 @@ class Machine:
         return True
 
     def _on_interrupt(self, uc: Any, number: int, _data: Any) -> None:
-        self._event = self._event or _Interrupt(number)
+        self._event = self._event or Interrupt(number)
         uc.emu_stop()
 
     def _on_invalid(self, _uc: Any, _data: Any) -> bool:
         _, block = self._counter.read()
-        size, _ = self._blocks.get(block, (0, 0))
-        if self._registers.thumb() and self._registers.read("pc") == block + size:
+        if self._registers.thumb() and self._blocks.ends_at(block, self._registers.read("pc")):
             return True  # WFE and YIELD end their block like this; they do nothing here
-        self._event = self._event or _Invalid()
+        self._event = self._event or Invalid()
         return False
 
     def _on_translation(self, _uc: Any, block: Any, _previous: Any, _data: Any) -> None:
         """Unicorn translates this block, perhaps again: what is known of code at its address is old."""
         self._counter.stale(block.pc)
-        self._blocks.pop(block.pc, None)
+        self._blocks.stale(block.pc)
 
     def _on_new_block(self, address: int, size: int) -> int | None:
         """See BlockCounter: the instructions of a block, or None to stop in front of it."""
         try:
             if address not in self._blocks:
-                self._examine(address, size)
+                self._checks.note(address, self._blocks.examine(address, size), guard=self._stepping is None)
             size, count = self._blocks[address]
             if size == len(_BRANCH_TO_ITSELF) and self._stepping is None and self._spins_at(address):
-                self._event = self._event or _Spinning()
+                self._event = self._event or Spinning()
             # In this order: request_stop() sets its flag and then makes the counter forget, so that none is missed.
             self._counter.know(address, count)
             if self._must_leave():
@@ -645,165 +527,31 @@ class Machine:
         self._failure = self._failure or error
         self._uc.emu_stop()
 
-    def _examine(self, address: int, size: int) -> None:
-        """Take note of a block: its instructions, and which of them need a check."""
-        count, found = decode.scan(self._space.code(address, size))
-        self._blocks[address] = (size, count)
-        memory = self._space.memory_at(address)
-        if memory is not None:
-            self._code_pages |= _pages(memory, address - memory.origin, size)
-        self._unmasking |= {address + offset for offset, kind in found if kind is Kind.MASK}
-        guards = {address + offset for offset, kind in found if self._may_fault(kind)}
-        if guards - self._guards and self._stepping is None:
-            self._guards |= guards
-            self._checks_stale = True
-
     def _spins_at(self, address: int) -> bool:
         return address not in self._breakpoints and self._space.code(address, 2) == _BRANCH_TO_ITSELF
 
     def _must_leave(self) -> bool:
         if self._stop_requested or self._reset_requested or self._event is not None:
             return True
-        return self._stepping is None and (self._checks_stale or self._wants_attention())
-
-    def _wants_attention(self) -> bool:
-        """Whether there is something that _attend() has to do before the next block runs."""
-        if self._input_arrived or self._events_stale or self._counter.reached():
-            return True
-        if self._interrupts_changed:
-            self._interrupts_changed = False
-            self._masked = bool(self._nvic.pending) and not self._exceptions.interruptible()
-            return bool(self._nvic.pending) and not self._masked
-        return False
+        return self._stepping is None and (self._checks.stale or self._schedule.wants_attention())
 
     def _leave_at_next_block(self) -> None:
         """Make the block hook look whether it has to stop. In the middle of a block, Unicorn's own stop would forget
         the results of the instruction."""
         self._counter.leave()
 
-    def _on_interrupts_changed(self) -> None:
-        """What is pending, enabled or urgent has changed."""
-        self._interrupts_changed = True
-        self._leave_at_next_block()
-
-    def _on_fed(self) -> None:
-        """Bytes have arrived; on the thread that sends them."""
-        if any(usart.listens for usart in self._usarts):
-            self._input_arrived = True
-            self._leave_at_next_block()
-
     def _stamp(self) -> tuple[int, int | None]:
         """Instructions and cycles to the end of the block that runs: PC is not known while a UART is accessed."""
         return self._counter.read()[0], self.counting.cycles() if self.counting is not None else None
 
-    def _on_taken(self) -> None:
-        """A byte was taken in its interrupt, at whose end there is time enough to work out when the next one comes."""
-        self._events_stale = True
-
-    def _on_unmodelled(self, base: int) -> None:
-        _log.warning("no peripheral is modelled at %#010x: it reads as zero", base)
-
-    def _on_poll(self) -> None:
-        """The firmware has polled the serial line some times in vain."""
-        executed, _ = self._counter.read()
-        distance, self._last_poll = executed - self._last_poll, executed
-        if distance > _POLL_DISTANCE:
-            return
-        if not self.blocking or self._next_event is not None:
-            self._event = self._event or _Waiting()
-            self._leave_at_next_block()
-        elif not self._stop_requested:
-            self.serial.flush()
-            self.serial.wait(_POLL_SECONDS)
+    def _on_late_fault(self, late: Late) -> None:
+        if self._event is None:
+            self._event = late
+            self._uc.emu_stop()
 
     def _on_debugger_write(self, memory: Memory, offset: int, size: int) -> None:
-        if self._code_pages & _pages(memory, offset, size):
+        if self._blocks.hold_code_of(memory, offset, size):
             self._translations_stale = True
-
-    # ---- checks that Unicorn does not make
-
-    def _fpu_usable(self) -> bool:
-        access = self._system.fpu_access
-        return access == 3 or (access == 1 and self._registers.privileged())
-
-    def _may_fault(self, kind: Kind) -> bool:
-        """Whether an instruction of this kind may fault, as the core is set up now."""
-        if kind is Kind.DIVIDE:
-            return bool(self._system.ccr & CCR_DIV_0_TRP)
-        if kind is Kind.MASK:
-            return True  # it does not, but what comes behind it may have to wait for an interrupt
-        return self._system.fpu_access != 3 or (kind is Kind.FLOAT_V5 and not self._has_float_v5)
-
-    def _renew_checks(self) -> None:
-        """Hook what needs a check now: guarded instructions, and every access where alignment matters."""
-        uc = self._uc
-        if self._guards_stale:
-            self._guards.clear()
-        self._guards_stale = self._checks_stale = False
-        for hook in self._check_hooks:
-            unhook(uc, hook)
-        self._check_hooks = [hook_instruction(uc, address, self._on_guarded) for address in self._guards]
-        if self._check_alignment or self._system.ccr & CCR_UNALIGN_TRP:
-            self._check_hooks.append(hook_accesses(uc, self._on_access))
-        self._translations_stale = True
-
-    def _on_guarded(self, _uc: Any, address: int, _size: int, _data: Any) -> None:
-        if address in self._unmasking:
-            if self._masked:
-                self._interrupts_changed = True
-                self._leave_at_next_block()
-            return
-        fault = self._guard(address)
-        if fault is not None and self._event is None:
-            _, block = self._counter.read()
-            offset = address - block
-            it_state = decode.it_state(self._space.code(block, offset), offset)
-            self._note_late(fault, address, (it_state & 3) << 25 | (it_state & 0xFC) << 8)
-
-    def _guard(self, address: int) -> Fault | None:
-        """The fault of the guarded instruction at `address`, which is about to run."""
-        code = self._space.code(address, 4)
-        _, found = decode.scan(code)
-        if not found or found[0][0]:
-            return None  # code in RAM that has changed since
-        kind = found[0][1]
-        if kind is Kind.MASK:
-            return None
-        if kind is Kind.DIVIDE:
-            zero = self._registers.numbered(decode.divisor(code)) == 0
-            return Fault(Cfsr.DIVBYZERO) if zero and self._system.ccr & CCR_DIV_0_TRP else None
-        if not self._fpu_usable():
-            return Fault(Cfsr.NOCP)
-        return Fault(Cfsr.UNDEFINSTR) if kind is Kind.FLOAT_V5 and not self._has_float_v5 else None
-
-    def _on_access(self, _uc: Any, _access: int, address: int, size: int, _value: int, _data: Any) -> None:
-        try:
-            if address & 3 and address & (size - 1) and self._event is None:
-                self._on_misaligned()
-            self._registers.forget_it_state()
-        except BaseException as error:
-            self._on_failure(error)
-
-    def _on_misaligned(self) -> None:
-        """An access is misaligned, which is allowed for some instructions."""
-        pc = self._registers.read("pc")
-        touched = self._accessed(pc)
-        if touched is None or not touched.address % touched.alignment:
-            return
-        if touched.always or self._system.ccr & CCR_UNALIGN_TRP:
-            self._note_late(Fault(Cfsr.UNALIGNED), pc, self._registers.read("xpsr") & XPSR_IT)
-
-    def _note_late(self, fault: Fault, pc: int, it_bits: int) -> None:
-        """`fault` happens at `pc`. In an IT block, Unicorn runs on to its end: that is undone later, except stores."""
-        registers = self._registers
-        xpsr = registers.read("xpsr") & ~XPSR_IT | it_bits
-        self._event = _Late(fault, pc, xpsr, tuple(registers.read(name) for name in _UNDONE))
-        self._uc.emu_stop()
-
-    def _accessed(self, pc: int) -> decode.Access | None:
-        """The memory that the instruction at `pc` touches, by the registers as they are."""
-        first, second = struct.unpack("<HH", self._space.code(pc, 4).ljust(4, b"\0"))
-        return decode.memory_access(first, second, pc, self._registers.numbered)
 
     # ---- the run loop
 
@@ -850,8 +598,9 @@ class Machine:
                 return Reason.LOCKUP
             if self._reset_loop:
                 return Reason.RESET_LOOP
-            self._attend()
-            reason = self._rest() if self._asleep else self._execute()
+            self._schedule.attend()
+            asleep = self._schedule.asleep
+            reason = self._schedule.rest(blocking=self.blocking) if asleep else self._execute()
             if reason is not None:
                 return reason
 
@@ -868,93 +617,6 @@ class Machine:
             f" the last time at {self._reset_from:#010x}"
         )
 
-    # ---- interrupts and time, between two runs of Unicorn
-
-    def _attend(self) -> None:
-        """Let timers and UARTs raise what is due, work out when the next event is, and take an interrupt."""
-        if self._input_arrived:
-            self._input_arrived = False
-            for usart in self._usarts:
-                usart.drive()
-        if self._events_stale or self._counter.reached():
-            self._events_stale = False
-            for timed in self._timed:
-                timed.advance()
-            events = [timed.next_event() for timed in self._timed]
-            self._next_event = min((event for event in events if event is not None), default=None)
-            self._limit_run()
-        self._masked = self._interrupts_changed = False
-        if self._nvic.pending:
-            if self._exceptions.interrupt():
-                self._asleep = False
-            self._masked = bool(self._nvic.pending)
-
-    def _limit_run(self) -> None:
-        """Stop at the next event. With a cycle model that is a guess, from what instructions have taken of late: it is
-        made again a little before, and the event then comes some instructions early or late, each time the same."""
-        if self._next_event is None:
-            self._counter.limit(NO_LIMIT)
-            return
-        executed = self._counter.read()[0]
-        ticks = self._next_event - self.time()
-        if self.clock_source != self._count_instructions:
-            clock = self.clock()
-            instructions, taken = executed - self._limited_at[0], clock - self._limited_at[1]
-            if instructions >= _GUESS_FROM and taken > 0:
-                self._ticks_per_instruction = min(max(taken / instructions, 0.25), 32.0)
-            self._limited_at = executed, clock
-            ahead = ticks if ticks < _CLOSE_TICKS else ticks * 3 // 4
-            ticks = int(ahead / self._ticks_per_instruction)
-        self._counter.limit(executed + max(1, ticks))
-
-    def _rest(self) -> Reason | None:
-        """The core sleeps: wait for what wakes it, or go on to the next event. None: look whether it is awake now.
-
-        A loop without an instruction is a kind of sleep, which ends when an interrupt is taken.
-        """
-        if not self._spins and self._exceptions.wakes():
-            self._asleep = False
-            return None
-        if not self.blocking:
-            listening = any(usart.listens for usart in self._usarts)
-            if self._next_event is None or self._idle >= _IDLE_WAKES:
-                self._idle = 0
-                return Reason.INPUT if listening else Reason.SLEEP
-        elif self._wait(self.serial.wait_for_more):
-            return None
-        self._go_on_to_event()
-        return None
-
-    def _wait_for_input(self) -> None:
-        """The firmware polls for input in vain, and timers run: they go on while it waits."""
-        self._wait(self.serial.wait)
-        if not len(self.serial) and not self._stop_requested:
-            self._go_on_to_event()
-
-    def _wait(self, wait: Callable[[float | None], bool]) -> bool:
-        """Wait as long as it is to the next event, about at the real clock's pace. Whether it ended before that."""
-        if self._next_event is None:
-            seconds = None
-        elif len(self.serial):
-            return False  # the next byte is what it waits for
-        else:
-            seconds = max(_PACE_SECONDS, (self._next_event - self.time()) / self.board.clock_hz)
-        self.serial.flush()
-        self._sleeping = True
-        try:
-            return wait(seconds) or self._next_event is None
-        finally:
-            self._sleeping = False
-
-    def _go_on_to_event(self) -> None:
-        if self._next_event is None:
-            return
-        ticks = max(0, self._next_event - self.time())
-        self._slept += ticks
-        self._idle = self._idle + 1 if self.serial.moved == self._moved_at_rest else 0
-        self._moved_at_rest = self.serial.moved
-        self._events_stale = True
-
     def _count_cycles(self) -> int:
         return self.cycles
 
@@ -967,9 +629,8 @@ class Machine:
         # Unicorn cannot stop inside an IT block.
         length = decode.it_remaining(xpsr) or 1 + decode.it_length(first)
         executed, _ = self._counter.read()
-        if self._checks_stale:
-            self._renew_checks()
-        self._guard_ahead(pc, length)
+        self._renew_checks()
+        self._checks.note_ahead(pc, length)
         self._stepping = pc
         try:
             reason = self._execute()
@@ -981,22 +642,13 @@ class Machine:
             self._counter.add(executed + length - self._counter.read()[0])
         return reason
 
-    def _guard_ahead(self, pc: int, length: int) -> None:
-        """Guard the next instructions, since a step cannot be started over as a block can."""
-        code = self._space.code(pc, 4 * length)
-        for offset, kind in decode.scan(code)[1]:
-            if self._may_fault(kind):
-                self._guards.add(pc + offset)
-                self._checks_stale = True
-
     def _execute(self) -> Reason | None:
         """Let Unicorn run until it stops, then do what it stopped for. None: it can go on."""
-        if self._checks_stale:
-            self._renew_checks()
+        self._renew_checks()
         if self._translations_stale or self._stepping is not None:
             self._translations_stale = False
             self._counter.forget()
-            self._blocks.clear()
+            self._blocks.forget()
             self._uc.ctl_set_exits(sorted(self._breakpoints) if self._stepping is None else [])
             self._uc.ctl_flush_tb()
         self._registers.accept_mode()
@@ -1016,45 +668,50 @@ class Machine:
             raise failure
         return self._settle(error)
 
+    def _renew_checks(self) -> None:
+        if self._checks.stale:
+            self._checks.renew()
+            self._translations_stale = True
+
     def _settle(self, error: Exception | None) -> Reason | None:
         pc = self._registers.read("pc")
         if self._stepping not in (None, pc) and self._concerns_fetch():
             # The step was a branch; what is wrong at its target is for the next one.
             self._event = None
         match self._event:
-            case _Refused(access=unicorn.UC_MEM_FETCH, page=page):
+            case Refused(access=unicorn.UC_MEM_FETCH, page=page):
                 if page not in (pc & -PAGE, (pc + 2) & -PAGE):
                     # Unicorn looks at the byte before each breakpoint when it stops.
                     self._event = None
                     return self._settle(None)
                 never = any(pc in place for place in _EXECUTE_NEVER)
                 self._exceptions.fault(Fault(Cfsr.IACCVIOL if never else Cfsr.IBUSERR))
-            case _Refused(page=page):
+            case Refused(page=page):
                 self._uncount_from(pc)
-                touched = self._accessed(pc)
+                touched = self._checks.accessed(pc)
                 # It may begin on the page before.
                 address = max(touched.address, page) if touched is not None else page
-                if address in _PERIPHERALS:
+                if address in PERIPHERALS:
                     _log.warning("bus fault at %#010x: no peripheral is modelled at %#010x", pc, address)
                 self._exceptions.fault(Fault(Cfsr.PRECISERR, address))
-            case _Interrupt(number):
+            case Interrupt(number):
                 return self._take_interrupt(number, pc)
-            case _Invalid():
+            case Invalid():
                 self._uncount_from(pc)
                 self._exceptions.fault(Fault(Cfsr.UNDEFINSTR if self._registers.thumb() else Cfsr.INVSTATE))
-            case _Late(fault, at, xpsr, values):
+            case Late(fault, at, xpsr, values):
                 self._registers.write("xpsr", xpsr)
-                for name, value in zip(_UNDONE, values, strict=True):
+                for name, value in values.items():
                     self._registers.write(name, value)
                 self._registers.write("pc", at)
                 self._uncount_from(at)
                 self._exceptions.fault(fault)
-            case _Waiting():
+            case Waiting():
                 if not self.blocking:
                     return Reason.INPUT
-                self._wait_for_input()
-            case _Spinning():
-                self._asleep = self._spins = True
+                self._schedule.wait_for_input(lambda: self._stop_requested)
+            case Spinning():
+                self._schedule.asleep = self._schedule.spins = True
             case None:
                 return self._settle_quiet_stop(pc, error)
         return None
@@ -1062,9 +719,9 @@ class Machine:
     def _concerns_fetch(self) -> bool:
         """Whether the event is about the way to an instruction rather than the instruction."""
         match self._event:
-            case _Refused(access=unicorn.UC_MEM_FETCH):
+            case Refused(access=unicorn.UC_MEM_FETCH):
                 return True
-            case _Invalid():
+            case Invalid():
                 return not self._registers.thumb()
         return False
 
@@ -1076,7 +733,7 @@ class Machine:
             return Reason.BREAKPOINT
         if error is not None:
             raise RuntimeError(f"Unicorn stopped at {pc:#010x}: {error}") from error
-        self._asleep, self._spins = True, False
+        self._schedule.asleep, self._schedule.spins = True, False
         return None
 
     def _take_interrupt(self, number: int, pc: int) -> Reason | None:
@@ -1086,8 +743,8 @@ class Machine:
         if number == _EXCP_EXCEPTION_EXIT:
             if self._registers.exception():
                 self._exceptions.leave(pc | 1)
-                self._asleep = self._system.sleeps_on_exit and not self._registers.exception()
-                self._spins = False
+                self._schedule.asleep = self._system.sleeps_on_exit and not self._registers.exception()
+                self._schedule.spins = False
             else:
                 self._exceptions.fault(Fault(Cfsr.IACCVIOL))
             return None
@@ -1106,14 +763,4 @@ class Machine:
         _, block = self._counter.read()
         size, count = self._blocks[block]
         if block <= pc < block + size:
-            self._counter.uncount(self._index_in_block(block, size, pc), count)
-
-    def _index_in_block(self, block: int, size: int, pc: int) -> int:
-        """How many instructions of the block begin before `pc`."""
-        offset = min(max(pc - block, 0), size)
-        return decode.scan(self._space.code(block, offset))[0]
-
-
-def _pages(memory: Memory, offset: int, size: int) -> set[tuple[int, int]]:
-    """The pages of a range, the same for all addresses of a memory."""
-    return {(id(memory.data), page) for page in range(offset & -PAGE, offset + size, PAGE)}
+            self._counter.uncount(self._blocks.index(block, pc), count)

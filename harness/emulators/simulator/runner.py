@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from harness.emulators.simulator.machine import Machine, Reason, Stop
+from harness.emulators.simulator.machine import Machine
+from harness.emulators.simulator.stops import Reason, Stop
 from harness.errors import DeviceError
 
 # The core looks for requests at every block of code; this is for a computer that is very busy.

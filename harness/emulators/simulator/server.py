@@ -16,8 +16,9 @@ from collections.abc import Callable
 from harness.boards import Board
 from harness.emulators.simulator.cycles.model import CycleModel
 from harness.emulators.simulator.gdb_server import GdbServer
-from harness.emulators.simulator.machine import Machine, Stop
+from harness.emulators.simulator.machine import Machine
 from harness.emulators.simulator.runner import Runner
+from harness.emulators.simulator.stops import Stop
 
 # Received bytes that may wait for the firmware; above, the sender has to wait.
 _MOST_WAITING_BYTES = 1 << 16
