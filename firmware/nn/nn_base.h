@@ -86,6 +86,14 @@ NN_INLINE int32_t nn_clamp(int64_t value, uint32_t bits)
 }
 
 #if NN_DSP
+/* (accumulator * multiplier + 2^31) >> 32. */
+NN_INLINE int32_t nn_scaled(int32_t accumulator, int32_t multiplier)
+{
+    int32_t rounded;
+    __asm__("smmulr %0, %1, %2" : "=r"(rounded) : "r"(accumulator), "r"(multiplier));
+    return rounded;
+}
+
 NN_INLINE int32_t nn_saturate(int32_t value, uint32_t bits)
 {
     int32_t result;
@@ -101,9 +109,8 @@ NN_INLINE int32_t nn_requantize(const nn_requantization *r, int32_t accumulator,
     const uint32_t shift = r->shifts ? r->shifts[channel] : r->shift;
 #if NN_DSP
     if (!r->shifts && shift == 32u) {
-        int32_t rounded; /* in [-2^30, 2^30] */
-        __asm__("smmulr %0, %1, %2" : "=r"(rounded) : "r"(accumulator), "r"(multiplier));
-        return nn_saturate(rounded + r->zero_point, r->bits);
+        /* What is rounded lies in [-2^30, 2^30]. */
+        return nn_saturate(nn_scaled(accumulator, multiplier) + r->zero_point, r->bits);
     }
 #endif
     /* |accumulator * multiplier| < 2^62 and shift <= 62: the sum fits. */

@@ -32,7 +32,8 @@ typedef struct {
 
 /* weights: of each four filters, four channels and one of the filters, nine words of four bytes, tap by tap; of 4 and 2
  * bits, two and four filters share these words, the first in the highest bits of each byte. chunk: rows of tiles at a
- * time. pass: nn_winograd_run for as many channels. zeros: eight. */
+ * time. pass: nn_winograd_run for as many channels. zeros: eight. direct: whether all shifts are 32, and rounded results
+ * fit in 16 bits with their zero point, and are stored as bytes. */
 typedef struct {
     nn_conv2d_shape shape;
     int32_t input_zero_point;
@@ -43,6 +44,7 @@ typedef struct {
     uint32_t chunk;
     const uint32_t *zeros;
     void (*pass)(const nn_winograd_pass *pass);
+    bool direct;
 } nn_conv2d_winograd_layer;
 
 /* unroll: words of two channels per turn of the loop, which must divide their number. dual: for cores that issue two
@@ -156,32 +158,32 @@ NN_INLINE void nn_winograd_run(const nn_winograd_pass *pass, uint32_t unroll, bo
 /* ---- transforms */
 
 /* The 16 pixels of the tile that begins at (top, left), of all channels, to `target`: `product` words from a product's to
- * the next's. */
-NN_INLINE void nn_winograd_input(const nn_conv2d_winograd_layer *layer, const uint8_t *input, int32_t top, int32_t left,
-                                 nn_word *target, uint32_t product)
+ * the next's. padding: one pixel of the input's zero point. */
+NN_INLINE void nn_winograd_input(const nn_conv2d_winograd_layer *layer, const uint8_t *input, const uint8_t *padding,
+                                 int32_t top, int32_t left, nn_word *target, uint32_t product)
 {
     const nn_conv2d_shape *s = &layer->shape;
     const uint32_t pixel = s->channels * nn_element_bits(s->input) / 8u;
-    const uint32_t pitch = nn_row_bytes(s->width * s->channels, s->input), padding = (uint32_t)layer->input_zero_point;
-    uint32_t offsets[16], inside = 0;
-    for (uint32_t i = 0; i < 16u; i++) {
-        const int32_t y = top + (int32_t)(i / 4u), x = left + (int32_t)(i % 4u);
-        const bool within = y >= 0 && y < (int32_t)s->height && x >= 0 && x < (int32_t)s->width;
-        offsets[i] = within ? (uint32_t)y * pitch + (uint32_t)x * pixel : 0u;
-        inside |= (uint32_t)within << i;
+    const uint32_t pitch = nn_row_bytes(s->width * s->channels, s->input);
+    const uint8_t *pixels[16];
+    if (top >= 0 && top + 4 <= (int32_t)s->height && left >= 0 && left + 4 <= (int32_t)s->width) {
+        const uint8_t *const corner = input + (uint32_t)top * pitch + (uint32_t)left * pixel;
+        NN_UNROLL_LONG
+        for (uint32_t i = 0; i < 16u; i++) {
+            pixels[i] = corner + i / 4u * pitch + i % 4u * pixel;
+        }
+    } else {
+        for (uint32_t i = 0; i < 16u; i++) {
+            const int32_t y = top + (int32_t)(i / 4u), x = left + (int32_t)(i % 4u);
+            const bool inside = y >= 0 && y < (int32_t)s->height && x >= 0 && x < (int32_t)s->width;
+            pixels[i] = inside ? input + (uint32_t)y * pitch + (uint32_t)x * pixel : padding;
+        }
     }
     for (uint32_t four = 0; four < s->channels / 4u; four++, target += 4) {
         uint32_t bytes[16];
-        const uint8_t *const source = input + four * nn_element_bits(s->input) / 2u;
-        if (inside == 0xFFFFu) {
-            NN_UNROLL_LONG
-            for (uint32_t i = 0; i < 16u; i++) {
-                bytes[i] = nn_get_four(source + offsets[i], s->input);
-            }
-        } else {
-            for (uint32_t i = 0; i < 16u; i++) {
-                bytes[i] = inside >> i & 1u ? nn_get_four(source + offsets[i], s->input) : padding * 0x01010101u;
-            }
+        NN_UNROLL_LONG
+        for (uint32_t i = 0; i < 16u; i++) {
+            bytes[i] = nn_get_four(pixels[i] + four * nn_element_bits(s->input) / 2u, s->input);
         }
         NN_UNROLL
         for (uint32_t half = 0; half < 2u; half++) {
@@ -257,13 +259,10 @@ NN_INLINE void nn_winograd_weights(uint32_t channels, uint32_t bits, const uint3
     }
 }
 
-/* The outputs of one tile and filter at (row, column), from its 16 sums, `product` apart. */
-NN_INLINE void nn_winograd_output(const nn_conv2d_winograd_layer *layer, const int32_t *sums, uint32_t product,
-                                  void *output, uint32_t row, uint32_t column, uint32_t filter)
+/* Sums of one tile and filter, `product` apart, as those of its 2x2 outputs: without bias, 2^(10 - bits) times as large
+ * with weights of so many bits. */
+NN_INLINE void nn_winograd_transform(const int32_t *sums, uint32_t product, int32_t outputs[4])
 {
-    const nn_conv2d_shape *s = &layer->shape;
-    const int32_t bias = layer->bias[filter];
-    const uint32_t shift = 10u - layer->weight_bits;
     uint32_t t[2][4];
     NN_UNROLL
     for (uint32_t j = 0; j < 4u; j++) {
@@ -272,17 +271,74 @@ NN_INLINE void nn_winograd_output(const nn_conv2d_winograd_layer *layer, const i
         t[0][j] = a + b + c;
         t[1][j] = b - c - d;
     }
-    const uint32_t index = (row * s->columns + column) * s->filters + filter;
     NN_UNROLL
     for (uint32_t y = 0; y < 2u; y++) {
-        if (s->rows % 2u == 0 || row + y < s->rows) {
-            const uint32_t at = index + y * s->columns * s->filters;
-            /* Four times the sum of the convolution, with weights as far up in their bytes as they are. */
-            const int32_t left = (int32_t)(t[y][0] + t[y][1] + t[y][2]) >> shift;
-            nn_finish(output, at, s->output, &layer->requantize, s->relu, left + bias, filter);
-            if (s->columns % 2u == 0 || column + 1u < s->columns) {
-                const int32_t right = (int32_t)(t[y][1] - t[y][2] - t[y][3]) >> shift;
-                nn_finish(output, at + s->filters, s->output, &layer->requantize, s->relu, right + bias, filter);
+        outputs[2u * y] = (int32_t)(t[y][0] + t[y][1] + t[y][2]);
+        outputs[2u * y + 1u] = (int32_t)(t[y][1] - t[y][2] - t[y][3]);
+    }
+}
+
+/* Whether output `i` of the tile at (row, column) is in the image. */
+NN_INLINE bool nn_winograd_inside(const nn_conv2d_shape *s, uint32_t row, uint32_t column, uint32_t i)
+{
+    return (i < 2u || s->rows % 2u == 0 || row + 1u < s->rows) &&
+           (i % 2u == 0 || s->columns % 2u == 0 || column + 1u < s->columns);
+}
+
+/* The outputs of one tile and filters `filter` to `filter + 3` at (row, column); `sums` are the first filter's. */
+NN_INLINE void nn_winograd_output(const nn_conv2d_winograd_layer *layer, const int32_t *sums, uint32_t product,
+                                  void *output, uint32_t row, uint32_t column, uint32_t filter)
+{
+    const nn_conv2d_shape *s = &layer->shape;
+    const uint32_t shift = 10u - layer->weight_bits;
+    const uint32_t index = (row * s->columns + column) * s->filters + filter;
+#if NN_DSP
+    if (layer->direct) {
+        /* Rounded results fit in 16 bits: those of two filters are clamped, those of four are stored at a time. */
+        const nn_requantization *r = &layer->requantize;
+        uint32_t words[4];
+        NN_UNROLL
+        for (uint32_t odd = 0; odd < 2u; odd++) {
+            int32_t rounded[2][4];
+            NN_UNROLL
+            for (uint32_t half = 0; half < 2u; half++) {
+                const uint32_t i = odd + 2u * half;
+                const int32_t bias = layer->bias[filter + i];
+                const int32_t multiplier = r->multipliers ? r->multipliers[filter + i] : r->multiplier;
+                nn_winograd_transform(sums + i, product, rounded[half]);
+                NN_UNROLL
+                for (uint32_t k = 0; k < 4u; k++) {
+                    rounded[half][k] = nn_scaled((rounded[half][k] >> shift) + bias, multiplier);
+                }
+            }
+            NN_UNROLL
+            for (uint32_t k = 0; k < 4u; k++) {
+                uint32_t pair = ((uint32_t)rounded[0][k] & 0xFFFFu) | (uint32_t)rounded[1][k] << 16;
+                if (r->zero_point) {
+                    pair = nn_halves_add(pair, (uint32_t)r->zero_point * 0x00010001u);
+                }
+                const uint32_t clamped = nn_halves_saturate(pair, r->bits);
+                words[k] = odd ? words[k] | clamped << 8 : clamped;
+            }
+        }
+        NN_UNROLL
+        for (uint32_t i = 0; i < 4u; i++) {
+            if (nn_winograd_inside(s, row, column, i)) {
+                *(nn_word *)(void *)((uint8_t *)output + index + (i / 2u * s->columns + i % 2u) * s->filters) = words[i];
+            }
+        }
+        return;
+    }
+#endif
+    for (uint32_t i = 0; i < 4u; i++) {
+        int32_t results[4];
+        nn_winograd_transform(sums + i, product, results);
+        NN_UNROLL
+        for (uint32_t k = 0; k < 4u; k++) {
+            if (nn_winograd_inside(s, row, column, k)) {
+                const uint32_t at = index + i + (k / 2u * s->columns + k % 2u) * s->filters;
+                const int32_t sum = (results[k] >> shift) + layer->bias[filter + i];
+                nn_finish(output, at, s->output, &layer->requantize, s->relu, sum, filter + i);
             }
         }
     }
@@ -293,17 +349,23 @@ NN_INLINE void nn_conv2d_winograd(const nn_conv2d_winograd_layer *layer, const v
     const nn_conv2d_shape *s = &layer->shape;
     const uint32_t across = (s->columns + 1u) / 2u, down = (s->rows + 1u) / 2u;
     for (uint32_t first = 0; first < down; first += layer->chunk) {
-        const uint32_t rows = first + layer->chunk <= down ? layer->chunk : down - first;
+        const bool all = down % layer->chunk == 0 || first + layer->chunk <= down;
+        const uint32_t rows = all ? layer->chunk : down - first;
         const uint32_t tiles = rows * across, pairs = (tiles + 1u) / 2u;
         /* Words from a product to the next: of inputs, and of sums. */
         const uint32_t product = pairs * s->channels, sum = pairs * 8u;
         nn_word *const x = scratch, *const weights = x + 16u * product;
         int32_t *const sums = (int32_t *)(weights + 32u * s->channels);
+        /* Weights come later: their place holds the padding until then. */
+        uint8_t *const padding = (uint8_t *)weights;
+        const uint32_t element = nn_element_bits(s->input);
+        nn_set_bytes(padding, s->channels * element / 8u,
+                     layer->input_zero_point * (element == 4u ? 0x11 : element == 2u ? 0x55 : 1));
         for (uint32_t tile = 0; tile < 2u * pairs; tile++) {
             const uint32_t real = tile < tiles ? tile : tiles - 1u;
             const int32_t top = (int32_t)(2u * (first + real / across)) - (int32_t)s->padding[0];
             const int32_t left = (int32_t)(2u * (real % across)) - (int32_t)s->padding[1];
-            nn_winograd_input(layer, input, top, left, x + tile / 2u * s->channels + tile % 2u, product);
+            nn_winograd_input(layer, input, padding, top, left, x + tile / 2u * s->channels + tile % 2u, product);
         }
         const nn_winograd_pass pass = {
             .x = x,
@@ -320,10 +382,8 @@ NN_INLINE void nn_conv2d_winograd(const nn_conv2d_winograd_layer *layer, const v
                                 layer->weights + filter / 4u * 9u * s->channels * layer->weight_bits / 8u, weights);
             layer->pass(&pass);
             for (uint32_t tile = 0; tile < tiles; tile++) {
-                for (uint32_t i = 0; i < 4u; i++) {
-                    nn_winograd_output(layer, sums + 4u * tile + i, sum, output, 2u * (first + tile / across),
-                                       2u * (tile % across), filter + i);
-                }
+                nn_winograd_output(layer, sums + 4u * tile, sum, output, 2u * (first + tile / across),
+                                   2u * (tile % across), filter);
             }
         }
     }

@@ -77,6 +77,17 @@ NN_INLINE int32_t nn_halves_scale(int32_t factor, uint32_t halves, bool upper, i
 #endif
 }
 
+/* Two numbers of 16 bits as halves, clamped to `bits` bits without sign. */
+NN_INLINE uint32_t nn_halves_saturate(uint32_t halves, uint32_t bits)
+{
+#if NN_DSP
+    __asm__("usat16 %0, %1, %0" : "+r"(halves) : "i"(bits) : "cc");
+    return halves;
+#else
+    return (uint32_t)nn_clamp((int16_t)halves, bits) | (uint32_t)nn_clamp((int16_t)(halves >> 16), bits) << 16;
+#endif
+}
+
 /* The upper halves of two words, clamped to `bits` bits without sign: that of `low` in the lower half. */
 NN_INLINE uint32_t nn_halves_saturate_tops(int32_t low, int32_t high, uint32_t bits)
 {

@@ -47,9 +47,7 @@ NN_INLINE uint8_t nn_sparse_requantize(const nn_sparse_finish *finish, nn_sparse
 {
     const int32_t zero_point = kind.offset ? finish->zero_point : 0;
 #if NN_DSP
-    int32_t rounded;
-    __asm__("smmulr %0, %1, %2" : "=r"(rounded) : "r"(accumulator), "r"(multiplier));
-    return (uint8_t)nn_saturate(rounded + zero_point, 8);
+    return (uint8_t)nn_saturate(nn_scaled(accumulator, multiplier) + zero_point, 8);
 #else
     const int64_t rounded = ((int64_t)accumulator * multiplier + ((int64_t)1 << 31)) >> 32;
     return (uint8_t)nn_clamp(rounded + zero_point, 8);

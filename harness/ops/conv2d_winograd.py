@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.ops import tile
 from harness.ops.base import INT32_LIMIT
 from harness.ops.lowering import (
     Constant,
@@ -73,9 +74,9 @@ class WinogradConv2d(Form["Conv2d"]):
             flash=9 * filters * channels * layer.weight_bits // 8 + 8 * filters + 32,
             scratch=self._scratch(layer, site),
             instructions=chunks * filters // 4 * (one_pass + channels * (210 if layer.weight_bits == 8 else 245) + 60)
-            + tiles * (250 + channels // 4 * 190)
-            + tiles * filters * 84,
-            code=2300,
+            + tiles * (150 + channels // 4 * 220)
+            + tiles * filters * (60 if self._direct(layer, site) else 84),
+            code=3000,
             shared={self._pass(layer)[0]: 150 + (52 if self.dual else 44) * _unroll(words)},
         )
 
@@ -101,6 +102,7 @@ class WinogradConv2d(Form["Conv2d"]):
                 "chunk": self._tiles(layer, site)[2],
                 "zeros": Reference("zeros"),
                 "pass": one_pass,
+                "direct": self._direct(layer, site),
             },
             constants=(
                 Constant("weights", "uint32_t", pack_taps(layer.weight, layer.weight_bits)),
@@ -111,6 +113,11 @@ class WinogradConv2d(Form["Conv2d"]):
             scratch_bytes=self._scratch(layer, site),
             functions={one_pass: definition},
         )
+
+    def _direct(self, layer: Conv2d, site: Site) -> bool:
+        """Whether outputs are rounded, clamped and stored several at a time."""
+        requantize = layer.requantize
+        return site.output is Storage.U8 and tile.rounds(layer.weight, layer.bias, requantize, site.input.bits)
 
     def _pass(self, layer: Conv2d) -> tuple[str, str]:
         """The name and the definition of the C function that sums up products."""
