@@ -170,18 +170,40 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
     ".if nn_fresh\n\tsmlad " target ", " x ", " w ", r9\n\t"             \
     ".else\n\tsmlad " target ", " x ", " w ", " sum "\n\t.endif\n\t"
 #define NN_STRIDED_PRESENT(n) ".if nn_from <= " #n " && " #n " < nn_to\n\t"
-/* Kernel row n, with its weights w and, in one half, v: for two pairs in the midst of a row of outputs: r11 is the sum to
- * finish, r12 the one between, lr the one begun, which is r11 after the last row, while the finished is in r2. */
-#define NN_STRIDED_STEP_ROW(n, w, half, v)                               \
+/* Kernel row n, 0 or 2, with its weights w and v, for two pairs in the midst of a row of outputs: r11 is the sum to finish,
+ * r12 the one between, lr the one begun. */
+#define NN_STRIDED_STEP_ROW(n, w, v)                                     \
     NN_STRIDED_PRESENT(n) NN_STRIDED_LOAD(n, "r2", "r3")                 \
-    "smlab" half " r11, r2, " v ", r11\n\t"                              \
+    "smlabb r11, r2, " v ", r11\n\t"                                     \
     NN_STRIDED_PAIR("r12", "r2", w, "r12")                               \
-    ".if " #n " == 1\n\t"                                                \
-    "smmulr r2, r11, r10\n\t" NN_STRIDED_PAIR("r11", "r3", w, "lr")      \
-    ".else\n\t" NN_STRIDED_PAIR("lr", "r3", w, "lr") ".endif\n\t"        \
-    "smlab" half " r12, r3, " v ", r12\n\t"                              \
+    NN_STRIDED_PAIR("lr", "r3", w, "lr")                                 \
+    "smlabb r12, r3, " v ", r12\n\t"                                     \
     ".set nn_fresh, 0\n\t.endif\n\t"
-/* The same at the beginning: of one pair, of two, of three. */
+/* What SMMULR left in r becomes an output, which is stored next. */
+#define NN_STRIDED_SATURATE(r)                                           \
+    ".if %c[zero_point]\n\tadd " r ", " r ", #%c[zero_point]\n\t.endif\n\t" \
+    "usat " r ", #%c[output_bits], " r "\n\t"
+#define NN_STRIDED_STORE(r)                                              \
+    ".if %c[distance] < 256\n\tstrb " r ", [r1], #%c[distance]\n\t"     \
+    ".else\n\tstrb " r ", [r1, #nn_output]\n\t.set nn_output, nn_output + %c[distance]\n\t.endif\n\t"
+#define NN_STRIDED_STORED ".if nn_output\n\taddw r1, r1, #nn_output\n\t.set nn_output, 0\n\t.endif\n\t"
+/* Then kernel row 1, which is always there: two outputs, and the sum begun is in r11. The order is one in which
+ * Cortex-M7 finds two instructions to issue, and waits for no product. */
+#define NN_STRIDED_STEP                                                  \
+    ".set nn_fresh, 1\n\t"                                               \
+    NN_STRIDED_STEP_ROW(0, "r4", "r7") NN_STRIDED_STEP_ROW(2, "r6", "r8") \
+    NN_STRIDED_LOAD(1, "r2", "r3")                                       \
+    NN_STRIDED_PAIR("r12", "r2", "r5", "r12")                            \
+    "smlabt r11, r2, r7, r11\n\t"                                        \
+    "smlabt r12, r3, r7, r12\n\t"                                        \
+    "smmulr r2, r11, r10\n\t"                                            \
+    "smmulr r12, r12, r10\n\t"                                           \
+    NN_STRIDED_SATURATE("r2")                                            \
+    NN_STRIDED_PAIR("r11", "r3", "r5", "lr")                             \
+    NN_STRIDED_SATURATE("r12")                                           \
+    NN_STRIDED_STORE("r2") NN_STRIDED_STORE("r12") NN_STRIDED_STORED     \
+    ".set nn_x, nn_x + 32\n\t"
+/* A row of the kernel at the beginning of a row of outputs: of one pair, of two, of three. */
 #define NN_STRIDED_BEGIN_ROW(n, w, half, v)                              \
     NN_STRIDED_PRESENT(n)                                                \
     ".if %c[pairs] == 1\n\t" NN_STRIDED_LOAD_ONE(n, 0) NN_STRIDED_PAIR("r11", "r2", w, "r11") \
@@ -189,38 +211,31 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
     NN_STRIDED_LOAD(n, "r2", "r3")                                       \
     NN_STRIDED_PAIR("r12", "r2", w, "r12")                               \
     NN_STRIDED_LOAD_ONE(n, 8)                                            \
-    NN_STRIDED_PAIR("lr", "r3", w, "lr")                                 \
     "smlab" half " r12, r3, " v ", r12\n\t"                              \
-    NN_STRIDED_PAIR("r11", "r2", w, "r11")                               \
+    NN_STRIDED_PAIR("lr", "r3", w, "lr")                                 \
     "smlab" half " lr, r2, " v ", lr\n\t"                                \
+    NN_STRIDED_PAIR("r11", "r2", w, "r11")                               \
     ".elseif %c[pairs] %% 2\n\t" NN_STRIDED_LOAD(n, "r3", "r2") NN_STRIDED_PAIR("r11", "r2", w, "r11") \
     ".else\n\t" NN_STRIDED_LOAD(n, "r2", "r3")                           \
     NN_STRIDED_PAIR("r12", "r2", w, "r12")                               \
-    NN_STRIDED_PAIR("r11", "r3", w, "r11")                               \
     "smlab" half " r12, r3, " v ", r12\n\t"                              \
+    NN_STRIDED_PAIR("r11", "r3", w, "r11")                               \
     ".endif\n\t"                                                         \
     ".set nn_fresh, 0\n\t.endif\n\t"
-#define NN_STRIDED_ROWS(kernel_row)                                      \
-    ".set nn_fresh, 1\n\t"                                               \
-    kernel_row(0, "r4", "b", "r7") kernel_row(2, "r6", "b", "r8") kernel_row(1, "r5", "t", "r7")
-/* What SMMULR left in r, as an output. */
-#define NN_STRIDED_STORE(r)                                              \
-    ".if %c[zero_point]\n\tadd " r ", " r ", #%c[zero_point]\n\t.endif\n\t" \
-    "usat " r ", #%c[output_bits], " r "\n\t"                            \
-    ".if %c[distance] < 256\n\tstrb " r ", [r1], #%c[distance]\n\t"     \
-    ".else\n\tstrb " r ", [r1, #nn_output]\n\t.set nn_output, nn_output + %c[distance]\n\t.endif\n\t"
-#define NN_STRIDED_STORED ".if nn_output\n\taddw r1, r1, #nn_output\n\t.set nn_output, 0\n\t.endif\n\t"
-#define NN_STRIDED_STEP                                                  \
-    NN_STRIDED_ROWS(NN_STRIDED_STEP_ROW)                                 \
-    "smmulr r12, r12, r10\n\t" NN_STRIDED_STORE("r2") NN_STRIDED_STORE("r12") NN_STRIDED_STORED \
-    ".set nn_x, nn_x + 32\n\t"
 /* A row of outputs. */
 #define NN_STRIDED_LINE                                                  \
-    ".set nn_back, 0\n\t" NN_STRIDED_ROWS(NN_STRIDED_BEGIN_ROW)          \
+    ".set nn_back, 0\n\t"                                                \
+    ".set nn_fresh, 1\n\t"                                               \
+    NN_STRIDED_BEGIN_ROW(0, "r4", "b", "r7") NN_STRIDED_BEGIN_ROW(2, "r6", "b", "r8") \
+    NN_STRIDED_BEGIN_ROW(1, "r5", "t", "r7")                             \
     ".if %c[pairs] == 3\n\t"                                             \
-    "smmulr r12, r12, r10\n\tsmmulr lr, lr, r10\n\t" NN_STRIDED_STORE("r12") NN_STRIDED_STORE("lr") \
-    ".elseif %c[pairs] %% 2 == 0\n\tsmmulr r12, r12, r10\n\t" NN_STRIDED_STORE("r12") ".endif\n\t" \
-    NN_STRIDED_STORED ".set nn_x, nn_x + 32\n\t"                         \
+    "smmulr r12, r12, r10\n\tsmmulr lr, lr, r10\n\t"                     \
+    NN_STRIDED_SATURATE("r12") NN_STRIDED_SATURATE("lr")                 \
+    NN_STRIDED_STORE("r12") NN_STRIDED_STORE("lr") NN_STRIDED_STORED     \
+    ".elseif %c[pairs] %% 2 == 0\n\t"                                    \
+    "smmulr r12, r12, r10\n\t" NN_STRIDED_SATURATE("r12") NN_STRIDED_STORE("r12") NN_STRIDED_STORED \
+    ".endif\n\t"                                                         \
+    ".set nn_x, nn_x + 32\n\t"                                           \
     ".rept %c[peeled]\n\t" NN_STRIDED_STEP ".endr\n\t"                   \
     ".if %c[loops]\n\t"                                                  \
     "movt r8, #%c[loops] - 1\n"                                          \
@@ -230,7 +245,9 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
     "subs r8, r8, #0x10000\n\t"                                          \
     "bhs 6b\n\t"                                                         \
     ".endif\n\t"                                                         \
-    ".if %c[pairs] == %c[columns]\n\tsmmulr r11, r11, r10\n\t" NN_STRIDED_STORE("r11") NN_STRIDED_STORED ".endif\n\t"
+    ".if %c[pairs] == %c[columns]\n\t"                                   \
+    "smmulr r11, r11, r10\n\t" NN_STRIDED_SATURATE("r11") NN_STRIDED_STORE("r11") NN_STRIDED_STORED \
+    ".endif\n\t"
 /* All rows of outputs: the first and the last one apart where they leave out rows of the kernel. */
 #define NN_STRIDED_LINES                                                 \
     ".set nn_near, %c[pitch] * (1 + 2 * %c[lines] * %c[unrolled]) + 32 * (%c[peeled] + %c[steps] + 1) <= 1020\n\t" \
@@ -359,7 +376,8 @@ NN_INLINE void nn_strided_run(const nn_strided_pass *pass, nn_strided_kind kind)
         "1:\n\t"
         "ldrd r0, r1, [sp]\n\t"
         "add r2, r0, #%c[bits] / 2\n\t"
-        "str r2, [sp]\n"
+        "str r2, [sp]\n\t"
+        ".if %c[pairs] != 3\n\tldr lr, [sp, #24]\n\t.endif\n"
         "2:\n\t"
         ".set nn_pixel, -%c[left]\n\t"
         ".set nn_base, 0\n\t"
@@ -376,8 +394,8 @@ NN_INLINE void nn_strided_run(const nn_strided_pass *pass, nn_strided_kind kind)
         ".endif\n\t"
         ".rept %c[tail]\n\t" NN_STRIDED_GROUP ".endr\n\t"
         NN_STRIDED_ADD("r0", "%c[row] - nn_base * %c[step]")
-        "ldr r2, [sp, #24]\n\t"
-        "cmp r1, r2\n\t"
+        ".if %c[pairs] == 3\n\tldr lr, [sp, #24]\n\t.endif\n\t"
+        "cmp r1, lr\n\t"
         "bne 2b\n\t"
         "ldrd r0, r1, [sp, #8]\n"
         /* A channel. */

@@ -21,8 +21,8 @@ _ROWS = 6144
 # What fits into instructions: loads of pixels, LDRD of pairs, ADD and SUB of a pitch (bytes).
 _LARGEST_LOAD, _LARGEST_PAIR_LOAD, _LARGEST_STEP = 4095, 1020, 4095
 
-# Outputs of a channel up to which there is no loop over rows.
-_UNROLLED = 12
+# Outputs of a channel up to which there is no loop over rows; steps of a row up to which there is none over them.
+_UNROLLED, _STRAIGHT = 12, 5
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
             flash=(16 if kind.weight_bits == 8 else 12) * len(layer.weight),
             scratch=plan.bytes,
             instructions=_instructions(plan, len(layer.weight)),
-            code=250 if site.output is Storage.U8 else 400,
+            code=120 if site.output is Storage.U8 else 300,
             shared={kind.name: _code(kind)},
         )
 
@@ -258,7 +258,7 @@ def _reading(pairs: int, width: int, left: int, step: int, row: int, read: list[
 def _computing(pairs: int) -> dict[str, int]:
     """The fields of a _Kind that say in which steps a row of outputs is computed."""
     steps = 0 if pairs in (1, 3) else (pairs - 1) // 2
-    if steps <= 3:
+    if steps <= _STRAIGHT:
         return {"peeled": steps, "steps": 0, "loops": 0}
     return {"peeled": steps % 2, "steps": 2, "loops": steps // 2}
 
@@ -281,14 +281,14 @@ def _instructions(plan: _Plan, channels: int) -> int:
     kind = plan.kind
     places = kind.pairs if kind.pairs in (1, 3) else 2
     group = (8 if kind.bits == 8 else 10) * places + 1
-    piece = (kind.head + kind.turn * kind.turns + kind.tail) * group + 3 * kind.turns + 4
+    piece = (kind.head + kind.turn * kind.turns + kind.tail) * group + 3 * kind.turns + (4 if kind.pairs == 3 else 3)
     groups = kind.pitch // (16 * places)
     pieces_per_row = groups / (kind.head + kind.turn * kind.turns + kind.tail)
     total = 0.0
     for read, lines in plan.blocks:
         computing = sum(_line(kind, rows) for rows in kind.rows_of(lines))
         channel = (9 if kind.weight_bits == 8 else 13) + computing + (4 if kind.unrolled else 5)
-        four = read * pieces_per_row * piece + 9 + 4 * channel
+        four = read * pieces_per_row * piece + 10 + 4 * channel
         four += 0 if kind.output_bits == 8 else 40 + 12 * lines * kind.columns
         beside = 2 * lines + 1 - read if plan.whole else 0
         total += 40 + beside * kind.pitch // 4 * 5 + channels // 4 * four
