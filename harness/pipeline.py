@@ -31,7 +31,6 @@ from harness.graph.graph import Graph
 from harness.link.answers import Clock
 from harness.measurement import Measured, measure
 from harness.models import resolve
-from harness.models.catalogue import Recipe
 from harness.ops.base import Array
 from harness.progress import Reporter, Silent
 from harness.results import record
@@ -113,13 +112,17 @@ class RunSpec:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A network ready for code generation, with the data it is measured on. trained: False for random weights."""
+    """A network ready for code generation, with the data it is measured on.
+
+    trained: False for random weights. bias_corrected: of variant mixed without fine-tuning, what was decided.
+    """
 
     graph: Graph
     float_graph: Graph
     dataset: Dataset
     weights_sha256: str
     trained: bool = True
+    bias_corrected: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,13 +218,12 @@ def prepare(
         )
     # A dataset of the catalogue may be named; the integers belong to the weights, not to what they are measured on.
     own_data = data is not None and str(data) not in datasets.names()
-    graph = None
+    graph, bias_corrected = None, None
     if compression.as_shipped and not (own_data or afresh):
         graph = artefact(source, compression.variant, weights_sha256)
     if graph is None:
-        recipe = None if source.entry is None else source.entry.recipe
-        graph = _compressed(float_graph, dataset, compression, recipe, reporter)
-    return Prepared(graph, float_graph, dataset, weights_sha256, source.trained)
+        graph, bias_corrected = _compressed(source, float_graph, dataset, compression, reporter)
+    return Prepared(graph, float_graph, dataset, weights_sha256, source.trained, bias_corrected)
 
 
 def _untrained(model: str) -> InputError:
@@ -232,36 +234,33 @@ def _untrained(model: str) -> InputError:
 
 
 def _compressed(
-    float_graph: Graph, dataset: Dataset, compression: Compression, recipe: Recipe | None, reporter: Reporter
-) -> Graph:
+    source: resolve.Source, float_graph: Graph, dataset: Dataset, compression: Compression, reporter: Reporter
+) -> tuple[Graph, bool | None]:
+    """The network, and of a quantised policy whether its biases are corrected."""
     if compression.variant == "fp32":
-        return float_graph
+        return float_graph, None
     if compression.variant == "paper-a":
         from harness.reproduce import paper_a
 
-        return paper_a.compress(float_graph, dataset, reporter=reporter).graph
+        return paper_a.compress(float_graph, dataset, reporter=reporter).graph, None
     if compression.variant == "deep":
-        return _searched(float_graph, dataset, compression, reporter)
+        return _searched(float_graph, dataset, compression, reporter), None
     if compression.finetune:
-        return _finetuned(float_graph, dataset, compression, recipe, reporter)
-    from harness.compress.quantize import quantize
+        return _finetuned(source, float_graph, dataset, compression, reporter), None
+    from harness.compress.quantize import Quantizer
 
     with reporter.stage(f"quantising {float_graph.name}") as advance:
         largest = max(tensor.elements for tensor in float_graph.tensors.values())
         count = min(CALIBRATION_IMAGES, max(1, _CALIBRATION_ELEMENTS // largest))
         images = dataset.network_input(dataset.validation.x[:count])
-        return quantize(
-            float_graph,
-            images,
-            dataset.input_scale,
-            dataset.input_zero_point or 0,
-            policy=compression.policy,
-            progress=advance,
-        )
+        quantizer = Quantizer(float_graph, images, dataset.input_scale, dataset.input_zero_point or 0, progress=advance)
+        corrected = quantizer.corrects(compression.policy)
+        graph = quantizer.quantize(compression.policy, corrected=corrected)
+    return graph, None if compression.policy is None else corrected
 
 
 def _finetuned(
-    float_graph: Graph, dataset: Dataset, compression: Compression, recipe: Recipe | None, reporter: Reporter
+    source: resolve.Source, float_graph: Graph, dataset: Dataset, compression: Compression, reporter: Reporter
 ) -> Graph:
     from harness.compress.finetune import finetune
 
@@ -277,7 +276,8 @@ def _finetuned(
             compression.policy,
             epochs=compression.finetune,
             seed=compression.seed,
-            recipe=recipe,
+            norms=resolve.batch_norms(source, dataset.input_shape),
+            recipe=None if source.entry is None else source.entry.recipe,
             cache_dir=cache_dir(),
             progress=advance,
         )
@@ -863,6 +863,7 @@ def _fingerprint(
         weights_sha256=prepared.weights_sha256,
         dataset_sha256=prepared.dataset.sha256,
         seeds={"run": spec.seed},
+        bias_correction=prepared.bias_corrected,
         options=_options(spec),
         clock=_clock_tree(measured.clock) if measured else None,
     )

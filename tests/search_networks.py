@@ -63,17 +63,44 @@ class Small(nn.Module):
         return self.fc(self.mean(self.pool(x)).flatten(1))
 
 
+class Normed(nn.Module):
+    """BatchNorm after every kind of layer that it can be folded into, and a layer without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.conv_norm = nn.Conv2d(1, 8, 5, stride=4, padding=2, bias=False), nn.BatchNorm2d(8)
+        self.dw, self.dw_norm = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8)
+        self.wide, self.wide_norm = nn.Conv2d(8, 24, 3), nn.BatchNorm2d(24)
+        self.pool = nn.MaxPool2d(2)
+        self.fc, self.fc_norm = nn.Linear(216, 16), nn.BatchNorm1d(16)
+        self.last = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.conv_norm(self.conv(x)))
+        x = F.relu(self.dw_norm(self.dw(x)))
+        x = self.pool(F.relu(self.wide_norm(self.wide(x))))
+        x = F.relu(self.fc_norm(self.fc(x.flatten(1))))
+        return self.last(x)
+
+
 @cache
 def small() -> Graph:
     """A float network that knows scikit-learn's digits, more or less."""
     dataset = digits.load()
     with deterministic(1):
-        return trace(_trained(dataset), (32, 32, 1), "small")
+        return trace(_trained(Small, dataset), (32, 32, 1), "small")
 
 
-def _trained(dataset: Dataset) -> Small:
+@cache
+def normed() -> nn.Module:
+    """One that does with BatchNorm, not traced yet."""
+    with deterministic(1):
+        return _trained(Normed, digits.load())
+
+
+def _trained(factory: type[nn.Module], dataset: Dataset) -> nn.Module:
     torch.manual_seed(0)
-    module = Small()
+    module = factory()
     optimizer = torch.optim.Adam(module.parameters(), 1e-2)
     x = torch.from_numpy(dataset.network_input(dataset.train.x)).permute(0, 3, 1, 2).contiguous()
     y = torch.from_numpy(dataset.train.y)

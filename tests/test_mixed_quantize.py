@@ -75,7 +75,7 @@ def test_a_mean_that_rounding_takes_away_goes_into_the_bias() -> None:
     """The outputs of a layer with few bits are right on the average, whatever its weights are rounded to."""
     module = nn.Sequential(nn.Conv2d(4, 6, 3), nn.AvgPool2d(2))
     graph, x = network(module), images(64)
-    integers = quantize(graph, x, policy=uniform(graph, 2))
+    integers = Quantizer(graph, x).quantize(uniform(graph, 2), corrected=True)
     q = np.clip(np.rint(x / integers.input_tensor.scale) + integers.input_tensor.zero_point, 0, 255).astype(np.uint8)
     layer, source = integers.layers[0], integers.input_tensor
     assert isinstance(layer, Conv2d) and layer.requantize is not None and source.scale is not None
@@ -84,6 +84,24 @@ def test_a_mean_that_rounding_takes_away_goes_into_the_bias() -> None:
     expected = next(iter(graph.run(x)))[1].mean(axis=(0, 1, 2), dtype=float)
     spread = next(iter(graph.run(x)))[1].std()
     assert np.abs(got - expected).max() < 0.03 * spread
+
+
+@pytest.mark.parametrize("harmful", [False, True])
+def test_biases_are_corrected_only_where_the_network_gets_nearer(
+    harmful: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, x = network(), images(64)
+    if harmful:
+        lost = Quantizer._lost
+        monkeypatch.setattr(Quantizer, "_lost", lambda self, layer, bits: -3 * lost(self, layer, bits))
+    quantizer = Quantizer(graph, x)
+    few = uniform(graph, 4)
+    choices = {choice: quantizer.quantize(few, corrected=choice) for choice in (True, False)}
+    errors = {choice: relative_error(graph, integers, x) for choice, integers in choices.items()}
+    assert quantizer.corrects(few) == (errors[True] < errors[False]) == (not harmful)
+    decided = quantizer.quantize(few)
+    assert decided.sha256() == choices[not harmful].sha256() == quantize(graph, x, policy=few).sha256()
+    assert quantizer.corrects(None) and quantizer.corrects(uniform(graph))
 
 
 def test_linear_bottlenecks_have_a_zero_point() -> None:

@@ -32,7 +32,11 @@ def test_search_writes_a_policy_its_plots_and_json(tmp_path: Path, monkeypatch: 
     assert code == 0, err
     told = json.loads(out)
     written = policy.read(file)
-    assert told["limits"] == {"flash": 20_000, "ram": 1_500} and told["evaluations"] == 7 and told["images"] == 1_400
+    assert (
+        told["limits"] == {"flash": 20_000, "ram": 1_500}
+        and told["evaluations"] == 7
+        and told["images"] == 7 * (200 + 2 * 64)
+    )
     assert written.to_json() == {name: told[name] for name in written.to_json()}
     assert written.network == "lenet5" and written.method == "random" and written.bytes <= 20_000
     assert {path.name for path in file.parent.iterdir()} == {"p.json", "p-bits.png", "p-curve.png"}
@@ -85,7 +89,20 @@ def memory(golden: bool | None, filled: int = 2_041_256) -> Memory:
 
 
 def row(method: str, seed: int | None, validation: float, images: int) -> Row:
-    return Row("resnet8", method, seed, 33_800, 24_576, "8448", "4448", validation, validation - 0.01, 9, images, 5.0)
+    return Row(
+        "resnet8",
+        method,
+        seed,
+        33_800,
+        24_576,
+        "8448",
+        "4448",
+        validation,
+        validation - 0.01,
+        images // 2_000,
+        images,
+        5.0,
+    )
 
 
 def searched() -> Searched:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from search_networks import small
+from search_networks import Small, normed, small
 
 from harness import pipeline
 from harness.compress import finetune as module
@@ -18,6 +18,8 @@ from harness.data import digits
 from harness.data.base import Dataset
 from harness.errors import InputError
 from harness.graph.graph import Graph
+from harness.graph.trace import BatchNorm, batch_norms, trace
+from harness.ops.conv2d import Conv2d
 from harness.search import evaluate, policy
 from harness.search.policy import Policy
 
@@ -71,6 +73,84 @@ def test_fine_tuning_wins_back_what_few_bits_take(
     monkeypatch.setattr(module, "_Training", None)
     kept = finetune(network, dataset, narrow, epochs=4, cache_dir=tmp_path)
     assert kept.graph.sha256() == result.graph.sha256() and kept.history == result.history
+
+
+@pytest.fixture(scope="module")
+def normalised() -> tuple[Graph, dict[str, BatchNorm]]:
+    module = normed()
+    return trace(module, (32, 32, 1), "normed"), batch_norms(module, (32, 32, 1), "normed")
+
+
+def test_a_folded_batch_norm_can_be_undone(normalised: tuple[Graph, dict[str, BatchNorm]], dataset: Dataset) -> None:
+    """Its statistics are of what the folded weights make of the input; its own factor undoes the normalisation."""
+    graph, norms = normalised
+    module = normed()
+    state = module.state_dict()
+    assert list(norms) == ["conv", "dw", "wide", "fc"]
+    for layer, norm in norms.items():
+        deviation = np.sqrt(norm.variance + norm.epsilon)
+        assert deviation == pytest.approx(np.abs(state[f"{layer}_norm.weight"].double().numpy()), rel=1e-5)
+        shift = state[f"{layer}_norm.bias"].double().numpy()
+        folded = next(other for other in graph.layers if other.name == layer).bias
+        assert norm.mean + folded == pytest.approx(shift, abs=1e-5)
+    layer = graph.layers[0]
+    assert isinstance(layer, Conv2d)
+    plain = dataclasses.replace(layer, relu=False, bias=np.zeros_like(layer.bias))
+    y = plain.accumulate(dataset.network_input(dataset.train.x)).reshape(-1, 8)
+    assert np.abs(y.mean(axis=0) - norms["conv"].mean).max() < 0.1 * np.sqrt(norms["conv"].variance).min()
+    assert y.var(axis=0) == pytest.approx(norms["conv"].variance, rel=0.25)
+
+
+def test_batch_norms_live_for_one_epoch_and_are_folded_into_exact_integers(
+    normalised: tuple[Graph, dict[str, BatchNorm]], dataset: Dataset
+) -> None:
+    graph, norms = normalised
+    few = policy.uniform(graph, 2)
+    alive, frozen = (finetune(graph, dataset, few, epochs=2, norms=given) for given in (norms, {}))
+    # What training saw is what the exact integers do; and statistics of few bits are worth following.
+    assert evaluate.exact_score(alive.graph, dataset, len(dataset.validation)) == alive.best.validation_accuracy
+    assert alive.best.validation_accuracy > frozen.best.validation_accuracy + 0.05
+    one = finetune(graph, dataset, few, epochs=1, norms=norms)
+    assert one.best.number == 1 and one.best.validation_accuracy > one.history[0].validation_accuracy + 0.1
+    assert evaluate.exact_score(one.graph, dataset, len(dataset.validation)) == one.best.validation_accuracy
+    for layer, other in zip(one.graph.layers, frozen.graph.layers, strict=True):
+        assert layer.label == other.label and {*layer.parameters} == {*other.parameters}
+
+
+def test_folding_keeps_the_integers_and_what_the_statistics_make_of_them(
+    normalised: tuple[Graph, dict[str, BatchNorm]], dataset: Dataset
+) -> None:
+    graph, norms = normalised
+    student = Student(graph, evaluate.quantized(graph, dataset, policy.uniform(graph, 8)))
+    x = torch.from_numpy(dataset.network_input(dataset.train.x[:256]).transpose(0, 3, 1, 2).copy())
+    before = student.to_graph()
+    factors = student.unfold(norms)
+    assert len(factors) == 4 and all(factor.requires_grad for factor in factors)
+    with torch.no_grad():
+        live = student(x)
+        student.fold()
+        folded = student(x)
+    assert not student.norms
+    # The running statistics are the only batch's, but for the sample's variance: single roundings differ.
+    assert (live - folded).std() < 0.02 * live.std()
+    for one, other in zip(before.layers, student.to_graph().layers, strict=True):
+        if "weight" in one.parameters:
+            assert (one.parameters["weight"] == other.parameters["weight"]).mean() > 0.999
+    # A second batch is averaged with the first.
+    means = []
+    for size in (256, 128):
+        student.unfold(norms)
+        with torch.no_grad():
+            for part in x.split(size):
+                student(part)
+        means.append(student.norms["conv"].mean)
+    assert torch.allclose(*means, atol=1e-5)
+
+
+def test_a_network_without_batch_norm_is_trained_as_before(network: Graph, dataset: Dataset, narrow: Policy) -> None:
+    assert batch_norms(Small(), (32, 32, 1), "small") == {}
+    with_none, without = (finetune(network, dataset, narrow, epochs=1, norms=given) for given in ({}, None))
+    assert with_none.graph.sha256() == without.graph.sha256()
 
 
 def test_an_interrupted_training_goes_on_and_ends_the_same(

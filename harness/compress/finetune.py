@@ -1,9 +1,10 @@
 """Quantisation-aware fine-tuning of a policy: the float network learns to live with its tensors' few bits.
 
 Weights keep one scale per output channel, activations have one clipping level each (arXiv 1805.06085); all of them are
-learned with the weights (arXiv 1902.08153), while the float network's opinions are the larger part of the loss. The
-Graph has BatchNorm folded into its weights, so that its statistics are frozen from the first step on. Training starts
-from post-training quantisation, and the best epoch on validation data is kept, that start included.
+learned with the weights (arXiv 1902.08153), while the float network's opinions are the larger part of the loss. A
+BatchNorm lives on for the first epoch, folded into weights and scales by the statistics of each batch (cf. arXiv
+1712.05877, section 3.2); then its running statistics are frozen and folded for good. Training starts from post-training
+quantisation, and the best epoch on validation data is kept, that start included.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from harness.data.base import Dataset, Split
 from harness.errors import InputError
 from harness.graph import graph as graph_file
 from harness.graph.graph import Graph, build
+from harness.graph.trace import BatchNorm
 from harness.models.catalogue import Recipe
 from harness.ops.add import Add
 from harness.ops.avg_pool2d import AvgPool2d
@@ -48,7 +50,10 @@ TEMPERATURE = 3.0
 # The share of the loss that the float network's opinion has; the rest is the labels'.
 DISTILLATION = 0.7
 CALIBRATION_IMAGES = 512
+# How fast a BatchNorm's running statistics follow those of the batches.
+MOMENTUM = 0.1
 _EVALUATION_BATCH = 500
+_SMALLEST_EPSILON = 1e-20
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def finetune(
     *,
     epochs: int,
     seed: int = 0,
+    norms: Mapping[str, BatchNorm] | None = None,
     recipe: Recipe | None = None,
     threads: int = 1,
     cache_dir: Path | None = None,
@@ -87,8 +93,10 @@ def finetune(
 ) -> Finetuned:
     """Trains the float `graph` under `policy` on `dataset.train` for `epochs` passes.
 
-    recipe: how training images are moved and mirrored. cache_dir: every finished epoch is kept there, and the result;
-    an interrupted training goes on from the last one. threads: torch's, part of what makes a seed's result repeatable.
+    norms: the BatchNorms that were folded into the graph's layers, which live on for the first epoch; without them
+    their statistics are frozen from the beginning. recipe: how training images are moved and mirrored. cache_dir: every
+    finished epoch is kept there, and the result; an interrupted training goes on from the last one. threads: torch's,
+    part of what makes a seed's result repeatable.
     A loss that is not finite ends the training, with the last good epoch as the result and a note.
     InputError for a policy of another network, options out of range, and a network that cannot be quantised.
     """
@@ -99,11 +107,11 @@ def finetune(
     policy.check(graph)
     folder = None
     if cache_dir is not None:
-        folder = cache_dir / "finetune" / _key(graph, dataset, policy, epochs, seed, recipe, threads)
+        folder = cache_dir / "finetune" / _key(graph, dataset, policy, epochs, seed, norms or {}, recipe, threads)
         if (kept := _kept(folder)) is not None:
             return kept
     with deterministic(threads):
-        training = _Training(graph, dataset, policy, epochs, seed, recipe, folder, progress)
+        training = _Training(graph, dataset, policy, epochs, seed, norms or {}, recipe, folder, progress)
         result = training.run()
     if folder is not None:
         note = {"history": [dataclasses.astuple(epoch) for epoch in result.history], "notes": result.notes}
@@ -124,6 +132,7 @@ class Student(nn.Module):
         self.graph, self.integers = graph, integers
         self.weight, self.bias = nn.ParameterDict(), nn.ParameterDict()
         self.weight_scale, self.activation_scale = nn.ParameterDict(), nn.ParameterDict()
+        self.norms: dict[str, _Live] = {}
         for layer, quantized in zip(graph.layers, integers.layers, strict=True):
             target = integers.tensors[layer.output]
             if isinstance(layer, Weighted) and isinstance(quantized, Weighted):
@@ -146,9 +155,12 @@ class Student(nn.Module):
         scales = {self.graph.input: torch.tensor(_scale(source.scale))}
         for layer in self.graph.layers:
             first = layer.inputs[0]
-            weight = self._weight(layer) if isinstance(layer, Weighted) else None
-            bias = self._bias(layer, scales[first]) if isinstance(layer, Weighted) else None
-            y = layers.apply(layer, [values[name] for name in layer.inputs], weight, bias)
+            if isinstance(layer, Weighted) and layer.name in self.norms:
+                y = self._normalized(layer, values[first], scales[first])
+            else:
+                weight = self._weight(layer) if isinstance(layer, Weighted) else None
+                bias = self._bias(layer, scales[first]) if isinstance(layer, Weighted) else None
+                y = layers.apply(layer, [values[name] for name in layer.inputs], weight, bias)
             scales[layer.output] = scales[first]
             if layer.name in self.activation_scale:
                 target = self.integers.tensors[layer.output]
@@ -159,6 +171,37 @@ class Student(nn.Module):
                 y = _whole(y, self._scales(layer).reshape(-1)[0] * scales[first])
             values[layer.output] = y
         return values[self.graph.layers[-1].output].flatten(1)
+
+    def unfold(self, norms: Mapping[str, BatchNorm]) -> list[nn.Parameter]:
+        """Lets BatchNorms live again: their statistics are those of each batch until `fold`. Returns their factors.
+
+        The last layer's stays folded: its channels have one scale, which would not be one any more.
+        """
+        for layer in self.graph.layers[:-1]:
+            if isinstance(layer, Weighted) and layer.name in norms:
+                live = self.norms[layer.name] = _Live(norms[layer.name])
+                with torch.no_grad():
+                    # Of the float network's: a mean that quantisation moves is what the BatchNorm takes away.
+                    self.bias[layer.name].copy_(torch.from_numpy(np.asarray(layer.bias, np.float32)) + live.mean)
+        return [live.factor for live in self.norms.values()]
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Freezes the BatchNorms: weights, their scales and biases take the running statistics in."""
+        for name, live in self.norms.items():
+            factor, mean = live.frozen()
+            self.weight[name] *= factor.reshape(-1, *[1] * (self.weight[name].ndim - 1))
+            self.weight_scale[name] += factor.log()
+            self.bias[name] -= mean * factor
+        self.norms = {}
+
+    def _normalized(self, layer: Weighted, x: Tensor, input_scale: Tensor) -> Tensor:
+        """What `layer` makes of x under the batch's statistics, with the factor and the mean folded."""
+        y = layers.convolved(layer, x, self._weight(layer))
+        factor, mean = self.norms[layer.name].observe(y)
+        bias = _whole(self.bias[layer.name] - mean * factor, self._scales(layer).reshape(-1) * factor * input_scale)
+        shape = (-1, *[1] * (y.ndim - 2))
+        return layers.pooled(layer, y * factor.reshape(shape) + bias.reshape(shape))
 
     def _weight(self, layer: Weighted) -> Tensor:
         latent = self.weight[layer.name]
@@ -237,6 +280,42 @@ class Student(nn.Module):
         return dataclasses.replace(quantized, weight=integers, bias=bias.astype(np.int32))
 
 
+class _Live:
+    """A BatchNorm between a layer's quantised weights and its bias, by the statistics of each batch.
+
+    With its factor folded into them and into their scales, the weights are the same integers: what is quantised here is
+    the folded weight. mean, variance: (O,), running statistics of what the quantised weights make of the input;
+    factor: logarithm of what it multiplies normalised values with, (O,).
+    """
+
+    def __init__(self, norm: BatchNorm) -> None:
+        self.mean = torch.from_numpy(norm.mean.astype(np.float32))
+        self.variance = torch.from_numpy(norm.variance.astype(np.float32))
+        # A channel of zeros has no variance at all, and stays as it is.
+        self.epsilon = torch.from_numpy(np.maximum(norm.epsilon, _SMALLEST_EPSILON).astype(np.float32))
+        self.factor = nn.Parameter(0.5 * (self.variance + self.epsilon).log())
+        self._batches = 0
+
+    def observe(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Factor and mean (O,) by the statistics of y, (N, O, H, W) or (N, O), which the running ones follow."""
+        variance, mean = torch.var_mean(y, [axis for axis in range(y.ndim) if axis != 1], correction=0)
+        self._batches += 1
+        count = y.numel() // len(mean)
+        # The float network's statistics are no part of them: the first batches are averaged.
+        momentum = max(MOMENTUM, 1 / self._batches)
+        with torch.no_grad():
+            self.mean.lerp_(mean, momentum)
+            self.variance.lerp_(variance * (count / max(count - 1, 1)), momentum)
+        return self._factor(variance), mean
+
+    def frozen(self) -> tuple[Tensor, Tensor]:
+        """Factor and mean (O,) by the running statistics."""
+        return self._factor(self.variance), self.mean
+
+    def _factor(self, variance: Tensor) -> Tensor:
+        return self.factor.exp() / (variance + self.epsilon).sqrt()
+
+
 def _whole(x: Tensor, step: Tensor) -> Tensor:
     """`x` in whole steps; its gradient passes as if it were not."""
     step = step.detach()
@@ -269,11 +348,12 @@ class _Training:
         policy: Policy,
         epochs: int,
         seed: int,
+        norms: Mapping[str, BatchNorm],
         recipe: Recipe | None,
         folder: Path | None,
         progress: Callable[[float], None] | None,
     ) -> None:
-        self.graph, self.dataset, self.recipe, self.folder = graph, dataset, recipe, folder
+        self.graph, self.dataset, self.norms, self.recipe, self.folder = graph, dataset, norms, recipe, folder
         self.epochs, self.seed = epochs, seed
         self.tell = progress or (lambda fraction: None)
         calibration = dataset.network_input(dataset.validation.x[:CALIBRATION_IMAGES])
@@ -303,7 +383,8 @@ class _Training:
             self.best = self.student.integers
         while len(self.history) <= self.epochs:
             number = len(self.history)
-            loss = self._epoch(number)
+            # Checkpoints are of finished epochs: the first one is where BatchNorms begin and end.
+            loss = self._first_epoch() if number == 1 else self._epoch(number)
             if not math.isfinite(loss):
                 self.notes.append(f"the loss of epoch {number} is {loss}: training ended with the best epoch before it")
                 break
@@ -313,6 +394,19 @@ class _Training:
             self.history.append(epoch)
             self._save()
         return Finetuned(self.best, tuple(self.history), tuple(self.notes))
+
+    def _first_epoch(self) -> float:
+        """The pass during which BatchNorms live."""
+        factors = self.student.unfold(self.norms)
+        if factors:
+            self.optimizer.add_param_group({"params": factors, "rate": LEARNING_RATE})
+        loss = self._epoch(1)
+        self.student.fold()
+        if factors:
+            del self.optimizer.param_groups[-1]
+            for factor in factors:
+                self.optimizer.state.pop(factor, None)
+        return loss
 
     def _epoch(self, number: int) -> float:
         """One pass; the mean loss, or the first one that is not finite."""
@@ -410,7 +504,14 @@ class _Training:
 
 
 def _key(
-    graph: Graph, dataset: Dataset, policy: Policy, epochs: int, seed: int, recipe: Recipe | None, threads: int
+    graph: Graph,
+    dataset: Dataset,
+    policy: Policy,
+    epochs: int,
+    seed: int,
+    norms: Mapping[str, BatchNorm],
+    recipe: Recipe | None,
+    threads: int,
 ) -> str:
     """Everything that a result depends on: content, options, and the code that made it."""
     key = hashlib.sha256()
@@ -419,6 +520,9 @@ def _key(
     versions = (importlib.metadata.version("torch"), np.__version__)
     widths = (dict(policy.weights), dict(policy.activations))
     key.update(repr((graph.sha256(), dataset.sha256, widths, epochs, seed, recipe, threads, versions)).encode())
+    for layer, norm in sorted(norms.items()):
+        for array in dataclasses.astuple(norm):
+            key.update(layer.encode() + array.tobytes())
     return f"{graph.name}-{key.hexdigest()[:24]}"
 
 

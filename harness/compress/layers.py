@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,7 +43,7 @@ def apply(
             x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
         groups = len(weight) if isinstance(layer, DepthwiseConv2d) else 1
         y = F.conv2d(x, weight, bias, layer.stride, padding, groups=groups)
-        return _max_pool(y, layer.pool) if isinstance(layer, Conv2d) and layer.pool is not None else y
+        return pooled(layer, y)
     if isinstance(layer, Linear):
         assert weight is not None
         # The columns are in the order of the flattened NHWC image.
@@ -54,6 +55,18 @@ def apply(
     if isinstance(layer, Add):
         return x * factors[0] + inputs[1] * factors[1]
     raise InputError(f"layer {layer.name}: {layer.kind} has no integer form")
+
+
+def convolved(layer: Weighted, x: Tensor, weight: Tensor) -> Tensor:
+    """What the layer's weights alone make of its input, (N, O, H, W) or (N, O): without bias and fused max-pool."""
+    if isinstance(layer, Conv2d) and layer.pool is not None:
+        layer = dataclasses.replace(layer, pool=None)
+    return apply(layer, [x], weight, None)
+
+
+def pooled(layer: Weighted, y: Tensor) -> Tensor:
+    """`y` after the layer's fused max-pool, where it has one."""
+    return _max_pool(y, layer.pool) if isinstance(layer, Conv2d) and layer.pool is not None else y
 
 
 def rectified(layer: Operator, y: Tensor) -> Tensor:

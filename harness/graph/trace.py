@@ -36,6 +36,31 @@ def trace(module: torch.nn.Module, input_shape: Shape, name: str) -> Graph:
     after, Flatten becomes a reordering of the next layer's columns. The result is run against the module once.
     InputError names the first operator that is not supported, and any tensor that is not finite.
     """
+    graph = _walked(module, input_shape, name)[0]
+    _check(graph, module, name)
+    return graph
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BatchNorm:
+    """The BatchNorm that was folded into a layer, of what the folded weights make of the layer's input, without bias.
+
+    mean, variance: (O,) float64, its running statistics. epsilon: (O,) float64, what it adds to the variance. Scaled by
+    the layer's folded weights, so that sqrt(variance + epsilon) is its own factor, and undoes its normalisation.
+    """
+
+    mean: Array
+    variance: Array
+    epsilon: Array
+
+
+def batch_norms(module: torch.nn.Module, input_shape: Shape, name: str) -> dict[str, BatchNorm]:
+    """By layer of the Graph that `trace` makes of the same network: what it folded. Errors as of `trace`."""
+    return _walked(module, input_shape, name)[1]
+
+
+def _walked(module: torch.nn.Module, input_shape: Shape, name: str) -> tuple[Graph, dict[str, BatchNorm]]:
+    """The Graph, and by layer the BatchNorm that was folded into it."""
     import torch
 
     height, width, channels = input_shape
@@ -51,9 +76,8 @@ def trace(module: torch.nn.Module, input_shape: Shape, name: str) -> Graph:
             f"network {name} cannot be traced with an input of (1, {channels}, {height}, {width}): {reason}",
             hint="its forward() must accept that shape and have no data-dependent control flow",
         ) from error
-    graph = _Tracer(exported, input_shape, name).graph()
-    _check(graph, module, name)
-    return graph
+    tracer = _Tracer(exported, input_shape, name)
+    return tracer.graph(), tracer.norms
 
 
 def _check(graph: Graph, module: torch.nn.Module, name: str) -> None:
@@ -97,6 +121,7 @@ class _Tracer:
         self.name = name
         self.shapes: dict[str, Shape] = {"input": input_shape}
         self.layers: list[Operator] = []
+        self.norms: dict[str, BatchNorm] = {}
         self.values: dict[Node, _Value] = {}
         self.constants: dict[Node, tuple[str, Array]] = {}
         self.handlers: dict[str, Callable[[Node, dict[str, Any]], _Value]] = {
@@ -343,6 +368,10 @@ class _Tracer:
         if arguments["weight"] is not None:
             scale = scale * self._constant(arguments["weight"])[1]
         shift = self._constant(arguments["bias"])[1] if arguments["bias"] is not None else 0.0
+        # Of a layer with two of them, the second one's statistics are of all before it.
+        self.norms[layer.name] = BatchNorm(
+            (mean - layer.bias) * scale, variance * scale**2, arguments["eps"] * scale**2
+        )
         weight = layer.weight * scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
         bias = (layer.bias - mean) * scale + shift
         folded = dataclasses.replace(layer, weight=weight.astype(np.float32), bias=bias.astype(np.float32))

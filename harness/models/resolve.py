@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.data.base import Dataset
 from harness.errors import InputError
@@ -14,6 +15,11 @@ from harness.graph.graph import Graph
 from harness.models import catalogue
 from harness.ops.base import Shape
 from harness.progress import Reporter
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.graph.trace import BatchNorm
 
 TRACE_VERSION = "2"
 
@@ -86,6 +92,14 @@ def float_graph(source: Source, input_shape: Shape) -> tuple[Graph, str]:
     return graph, digest
 
 
+def batch_norms(source: Source, input_shape: Shape) -> dict[str, BatchNorm]:
+    """What `float_graph` folded into the Graph's layers, by their names; empty for a network without BatchNorm."""
+    from harness.graph import trace
+
+    shape = input_shape if source.entry is None else source.entry.input_shape
+    return trace.batch_norms(_module(source), shape, source.name)
+
+
 def _cached_path(entry: catalogue.CatalogueEntry, weights_sha256: str) -> Path:
     import harness.graph.trace as tracer
 
@@ -98,9 +112,15 @@ def _cached_path(entry: catalogue.CatalogueEntry, weights_sha256: str) -> Path:
 
 
 def _trace(source: Source, input_shape: Shape) -> Graph:
+    from harness.graph.trace import trace
+
+    return trace(_module(source), input_shape, source.name)
+
+
+def _module(source: Source) -> nn.Module:
+    """The network with its weights."""
     import torch
 
-    from harness.graph.trace import trace
     from harness.models.user import load_user_model
 
     with torch.random.fork_rng(devices=[]):
@@ -108,4 +128,4 @@ def _trace(source: Source, input_shape: Shape) -> Graph:
         module = catalogue.build(source.entry) if source.entry else load_user_model(str(source.file))
     if source.weights is not None:
         catalogue.load_weights(module, source.weights)
-    return trace(module, input_shape, source.name)
+    return module

@@ -440,7 +440,7 @@ def _claims(limited: Sequence[Memory], weights_only: Sequence[Memory], searched:
 
 def _full_search(one: Searched) -> int:
     """Images that a search of as many episodes as HAQ's infers, its last, exact evaluation included."""
-    return (methods.EPISODES + 1) * one.images
+    return round((methods.EPISODES + 1) * mean(one.rows, "rl", "images") / mean(one.rows, "rl", "evaluations"))
 
 
 def _seeds(rows: Sequence[Row]) -> int:

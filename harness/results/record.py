@@ -212,8 +212,10 @@ class ClockTree(_Record):
 class Fingerprint(_Record):
     """What the figures came from. None where there is no such thing (no git checkout, no ELF on the host engine).
 
-    options: what the run was asked for besides the record's own keys, where it was not the default; no paths. None in
-    records older than this field. clock: None on the host engine, and in records older than it.
+    bias_correction: of a policy's post-training quantisation, whether biases make up for what few bits lose; None for
+    all else, and in records older than it. options: what the run was asked for besides the record's own keys, where it
+    was not the default; no paths. None in records older than this field. clock: None on the host engine, and in records
+    older than it.
     """
 
     git_commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")] | None
@@ -231,6 +233,7 @@ class Fingerprint(_Record):
     weights_sha256: Sha256 | None
     dataset_sha256: Sha256 | None
     seeds: dict[Text, int]
+    bias_correction: bool | None = None
     options: dict[Text, Text | int | float | bool | tuple[Text, ...]] | None = None
     clock: ClockTree | None = None
 

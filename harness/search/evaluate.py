@@ -21,7 +21,7 @@ from torch import Tensor
 from harness.compress import layers
 from harness.compress.deep.qat import integer_input
 from harness.compress.layers import Weighted, planar
-from harness.compress.quantize import Quantizer, quantize
+from harness.compress.quantize import CORRECTION_IMAGES, Quantizer, quantize
 from harness.data.base import Dataset, Images, Labels, Split
 from harness.errors import InputError
 from harness.graph.graph import Graph
@@ -30,7 +30,7 @@ from harness.search.policy import WIDTHS, Policy
 from harness.search.tensors import INPUT_BITS, Table, Widths, table
 
 # Changes whenever the same integers shall no longer mean the same score.
-_VERSION = 1
+_VERSION = 2
 
 # Images of the validation split: those that a policy's score is taken on, and those that calibrate the scales.
 IMAGES = 2_000
@@ -70,12 +70,13 @@ class Evaluator:
         calibration = dataset.network_input(dataset.validation.x[:CALIBRATION_IMAGES])
         quantizer = Quantizer(graph, calibration, dataset.input_scale, dataset.input_zero_point or 0)
         # Scales depend on a tensor's own width alone, so all policies are made of these few networks' parts.
-        self._by_width = {bits: quantizer.quantize(self._uniform(bits)) for bits in WIDTHS}
+        self._by_width = {bits: quantizer.quantize(self._uniform(bits), corrected=True) for bits in WIDTHS}
         source = self._by_width[INPUT_BITS].input_tensor
         assert source.scale is not None
         self._input_scale, self._input_zero_point = source.scale, source.zero_point
         self._x = self._integers(dataset.validation.x[:images])
         self._y = dataset.validation.y[:images]
+        self._sample = self._integers(dataset.validation.x[:CORRECTION_IMAGES])
         largest = max(tensor.elements for tensor in graph.tensors.values())
         self._batch = max(1, min(_MOST_IMAGES, _BATCH_BYTES // (4 * largest)))
         layer_of = {layer.name: layer for layer in graph.layers if isinstance(layer, Weighted)}
@@ -85,7 +86,9 @@ class Evaluator:
             for layer in integers.layers
             if isinstance(layer, Weighted)
         }
+        self._bias = {name: torch.from_numpy(layer.bias.astype(np.float32)) for name, layer in layer_of.items()}
         self._float: dict[int, Tensor] = {}
+        self._sample_answers = F.log_softmax(self._float_inferred(self._sample), 1)
         self._scores: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
         self.digest = _digest(list(self._by_width.values()), dataset, self.images)
         self._journal = None
@@ -97,6 +100,11 @@ class Evaluator:
     def images(self) -> int:
         """Images that a score is taken on."""
         return len(self._x)
+
+    @property
+    def evaluation_images(self) -> int:
+        """Images that are inferred for one score: for the choice of biases as well."""
+        return self.images + 2 * len(self._sample)
 
     def _uniform(self, bits: int) -> Policy:
         return self.table.policy(*self.table.uniform(bits), method="uniform")
@@ -117,7 +125,7 @@ class Evaluator:
 
     def accuracy(self, weights: Widths, activations: Widths, split: Split, images: int) -> float:
         """The same on the first images of another split: for reports, not for choices."""
-        plan, _ = self._plan(weights, activations)
+        plan, _ = self._plan(weights, activations, self.corrects(weights, activations))
         return _share(self._inferred(plan, self._integers(split.x[:images])), split.y[:images])
 
     def float_score(self) -> float:
@@ -128,24 +136,40 @@ class Evaluator:
         """The same on the first images of another split."""
         return _share(self._float_inferred(self._integers(split.x[:images])), split.y[:images])
 
-    def divergence(self, weights: Widths, activations: Widths, images: int) -> float:
+    def divergence(self, weights: Widths, activations: Widths, images: int, *, corrected: bool | None = None) -> float:
         """Mean Kullback-Leibler divergence in nats from the float network's classes to the policy's, on some images."""
         images = min(images, self.images)
         expected = F.log_softmax(self._float_logits(images), 1)
-        found = F.log_softmax(self.logits(weights, activations, images), 1)
-        return float(F.kl_div(found, expected, reduction="batchmean", log_target=True))
+        found = F.log_softmax(self.logits(weights, activations, images, corrected=corrected), 1)
+        return _divergence(found, expected)
 
-    def logits(self, weights: Widths, activations: Widths, images: int | None = None) -> Tensor:
+    def corrects(self, weights: Widths, activations: Widths) -> bool:
+        """Whether biases make up for what rounding takes from the weights, as `Quantizer.corrects` decides it."""
+        if all(bits == WIDTHS[-1] for bits in weights.values()):
+            return True
+        divergences = []
+        for corrected in (True, False):
+            plan, scale = self._plan(weights, activations, corrected)
+            found = F.log_softmax(self._inferred(plan, self._sample) * scale, 1)
+            divergences.append(_divergence(found, self._sample_answers))
+        return divergences[0] <= divergences[1]
+
+    def logits(
+        self, weights: Widths, activations: Widths, images: int | None = None, *, corrected: bool | None = None
+    ) -> Tensor:
         """The network's outputs (N, classes) under these widths, in real numbers.
 
+        corrected: whether biases make up for what rounding takes; None: as `corrects` says.
         They are whole multiples of one scale, as the integers are: with few bits classes often tie; the first wins.
         """
-        plan, scale = self._plan(weights, activations)
+        if corrected is None:
+            corrected = self.corrects(weights, activations)
+        plan, scale = self._plan(weights, activations, corrected)
         return self._inferred(plan, self._x[:images]) * scale
 
     # ---- the network as a list of operations on integer-valued float32 tensors
 
-    def _plan(self, weights: Widths, activations: Widths) -> tuple[list[_Operation], float]:
+    def _plan(self, weights: Widths, activations: Widths, corrected: bool) -> tuple[list[_Operation], float]:
         """The operations, and the scale of the last one's integers."""
         tensors = {self.graph.input: self._by_width[INPUT_BITS].input_tensor}
         plan: list[_Operation] = []
@@ -164,7 +188,8 @@ class Evaluator:
                 if target.dtype == "int32":
                     scale = float(step[0])
                 weight = stored.weight * (_scale(source.scale) / scale)
-                bias = (stored.bias / step).round() * step / scale
+                bias = stored.bias if corrected else self._bias[layer.name]
+                bias = (bias / step).round() * step / scale
             if target.dtype != "int32":
                 span = (-float(target.zero_point), 2.0**target.bits - 1 - target.zero_point)
             factors = tuple(_scale(tensors[name].scale) / scale for name in layer.inputs)
@@ -273,6 +298,11 @@ def _read_journal(path: Path) -> dict[tuple[tuple[int, ...], tuple[int, ...]], f
         except (ValueError, TypeError):
             continue
     return scores
+
+
+def _divergence(found: Tensor, expected: Tensor) -> float:
+    """Mean Kullback-Leibler divergence in nats, of logarithms of probabilities (N, classes)."""
+    return float(F.kl_div(found, expected, reduction="batchmean", log_target=True))
 
 
 def _share(logits: Tensor, labels: Labels) -> float:

@@ -139,7 +139,7 @@ def _scored(
     start = time.perf_counter()
     tensors = evaluator.table
     history: list[float] = []
-    evaluations, inferred = 1, evaluator.images
+    evaluations, inferred = 1, evaluator.evaluation_images
     if method == "memory-rule":
         policy = memory_rule.find(tensors, limits, weights_only=weights_only, fill=fill)
     elif method == "ilp":
@@ -151,12 +151,13 @@ def _scored(
         with reporter.stage("the best few as a whole"):
             weights, activations = ilp.nearest(evaluator, candidates)
         policy = tensors.policy(weights, activations, method=method, seed=seed)
-        inferred += len(candidates) * min(ilp.JOINT_IMAGES, evaluator.images)
+        joint = min(ilp.JOINT_IMAGES, evaluator.images) + evaluator.evaluation_images - evaluator.images
+        inferred += len(candidates) * joint
         inferred += sensitivities.passes * min(ilp.IMAGES, evaluator.images)
     else:
         policy = _tried(graph, evaluator, limits, method, episodes, seed, weights_only, cache_dir, reporter, history)
         evaluations += len(history)
-        inferred += len(history) * evaluator.images
+        inferred += len(history) * evaluator.evaluation_images
     with reporter.stage("exact evaluation"):
         exact = evaluate.exact_score(evaluate.quantized(graph, dataset, policy), dataset, evaluator.images)
     if not math.isfinite(exact):
