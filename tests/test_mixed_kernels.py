@@ -15,14 +15,9 @@ from test_mixed_graph import NETWORKS, SHAPE, randomized
 
 from harness.codegen.generate import generate
 from harness.errors import InputError
-from harness.graph.graph import Graph, Tensor, build
 from harness.graph.trace import trace
-from harness.ops.avg_pool2d import AvgPool2d
-from harness.ops.base import Requantization
 from harness.ops.conv2d import Conv2d
-from harness.ops.linear import Linear
-from harness.ops.max_pool2d import Window
-from harness.ops.packing import WEIGHT_RANGES, pack_rows, row_bytes, unpack_rows
+from harness.ops.packing import pack_rows, row_bytes, unpack_rows
 from harness.toolchain import compiler
 
 pytestmark = pytest.mark.skipif(compiler.find_host() is None, reason="no host compiler")
@@ -67,46 +62,6 @@ def test_any_combination_on_a_core(seed: int, core: str) -> None:
     x = mixed_inputs(graph, 3)
     _, _, ran = on_core(graph, x, core)
     assert (core_crcs(ran) == reference_crcs(graph, x)).all(axis=0).tolist() == [True] * len(graph.layers)
-
-
-def linear(bits: int, input_bits: int, outputs: int, shape: tuple[int, int, int]) -> Graph:
-    """A fully connected layer behind an image of that width, at the extremes of its weights."""
-    random, (lowest, highest) = np.random.RandomState(outputs), WEIGHT_RANGES[bits]
-    weight = random.randint(lowest, highest + 1, (outputs, int(np.prod(shape)))).astype(np.int8)
-    weight[0] = lowest
-    bias = random.randint(-999, 999, outputs).astype(np.int32)
-    requantize = Requantization.from_scales(np.array([2.0 ** (input_bits - 8)]), 0, input_bits)
-    layers = (
-        AvgPool2d("narrowed", ("x",), "narrowed", Window((1, 1), (1, 1)), 0, requantize),
-        Linear("fc", ("narrowed",), "fc", weight, bias, weight_bits=bits),
-    )
-    tensors = {
-        "narrowed": Tensor("narrowed", shape, "uint8", 0.05, bits=input_bits),
-        "fc": Tensor("fc", (outputs,), "int32", 0.1, bits=32),
-    }
-    return build("linear", Tensor("x", shape, "uint8", 0.05), layers, tensors)
-
-
-@pytest.mark.parametrize("bits", [4, 2])
-@pytest.mark.parametrize(("input_bits", "outputs", "shape"), [(8, 6, (1, 1, 70)), (4, 7, (3, 5, 9)), (2, 1, (2, 3, 7))])
-def test_rows_of_narrow_weights(
-    bits: int, input_bits: int, outputs: int, shape: tuple[int, int, int], tmp_path: Path
-) -> None:
-    graph = linear(bits, input_bits, outputs, shape)
-    x, forms = mixed_inputs(graph, 3), {"fc": "narrow"}
-    generated = generate(graph, variant="test", core="cortex-m4", forms=forms)
-    _, crcs = on_host(generated, graph, x, tmp_path, sanitize=True)
-    assert np.array_equal(crcs, reference_crcs(graph, x))
-    if compiler.find_arm() is not None:
-        _, _, ran = on_core(graph, x, "cortex-m4", forms=forms)
-        assert np.array_equal(core_crcs(ran), reference_crcs(graph, x))
-
-
-def test_sums_that_leave_no_room_for_a_factor_take_another_form() -> None:
-    graph = linear(2, 8, 1, (1, 1, 70_000))
-    with pytest.raises(InputError, match="its sums do not fit 32 bits"):
-        generate(graph, variant="test", core="cortex-m4", forms={"fc": "narrow"})
-    assert generate(graph, variant="test", core="cortex-m4").layers[1].form == "packed"
 
 
 @pytest.mark.parametrize("name", NETWORKS)

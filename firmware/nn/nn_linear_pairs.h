@@ -39,29 +39,32 @@ NN_INLINE uint32_t nn_linear_gather(const nn_linear_shape *s, uint32_t rows, con
     return bytes;
 }
 
-/* Prepares the input in `fours` fours; returns the sum of all inputs. rows: of the input as it is stored, of inputs / rows
- * elements each. */
+/* Prepares the input in `fours` fours; returns the sum of all inputs where it is `summed`. rows: of the input as it is
+ * stored, of inputs / rows elements each. */
 NN_INLINE uint32_t nn_linear_prepare(const nn_linear_shape *s, uint32_t rows, const void *input, nn_word *pairs,
-                                     uint32_t fours)
+                                     uint32_t fours, bool summed)
 {
     const uint32_t elements = s->inputs / rows, bits = nn_element_bits(s->input);
     const bool dense = bits <= 8u && (rows == 1u || elements * bits % 32u == 0u);
     const uint32_t whole = dense ? s->inputs / 4u : 0u;
     const uint8_t *next = input;
     uint32_t four = 0, sum = 0;
+    (void)summed;
 #if NN_DSP
     if (dense && s->input == NN_U8) {
         for (; four < whole / 2u * 2u; four += 2u) {
             __asm__ volatile("ldrd r8, r10, [%[next]], #8\n\t"
+                    ".if %c[summed]\n\t"
                     "usada8 %[sum], r8, %[zero], %[sum]\n\t"
-                    "uxtb16 r9, r8, ror #8\n\t"
                     "usada8 %[sum], r10, %[zero], %[sum]\n\t"
+                    ".endif\n\t"
+                    "uxtb16 r9, r8, ror #8\n\t"
                     "uxtb16 r11, r10, ror #8\n\t"
                     "uxtb16 r8, r8\n\t"
                     "uxtb16 r10, r10\n\t"
                     "stm %[pairs]!, {r8, r9, r10, r11}"
                     : [next] "+&r"(next), [pairs] "+&r"(pairs), [sum] "+&r"(sum)
-                    : [zero] "r"(0)
+                    : [zero] "r"(0), [summed] "i"(summed)
                     : "r8", "r9", "r10", "r11", "memory");
         }
     }

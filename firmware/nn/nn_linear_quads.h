@@ -183,7 +183,7 @@ NN_INLINE void nn_linear_quads(const nn_linear_quads_layer *layer, const void *i
     const nn_word *const x = layer->direct ? input : scratch;
     uint8_t *const buffer = (uint8_t *)scratch + (layer->direct ? 0u : 8u * fours);
     if (!layer->direct) {
-        nn_linear_prepare(s, layer->rows, input, scratch, fours);
+        nn_linear_prepare(s, layer->rows, input, scratch, fours, false);
     }
     void *const target = nn_packed_row_begin(output, s->output, s->outputs, 0, buffer);
     const uint32_t *weights = layer->weights;

@@ -11,7 +11,6 @@ from harness.errors import InputError
 from harness.ops.base import Array, Requantization, Shape, Weighted, exact_float, finished, relu_label
 from harness.ops.linear_f32_rows import RowsLinearF32
 from harness.ops.linear_fields import FieldsLinear
-from harness.ops.linear_narrow import NarrowLinear
 from harness.ops.linear_packed import PackedLinear
 from harness.ops.linear_quads import QuadsLinear
 from harness.ops.lowering import (
@@ -50,7 +49,7 @@ class Linear(Weighted):
     @property
     def forms(self) -> tuple[Form[Any], ...]:
         if self.integer:
-            return QuadsLinear(), FieldsLinear(), NarrowLinear(), PlainLinear(), PackedLinear()
+            return QuadsLinear(), FieldsLinear(), PlainLinear(), PackedLinear()
         return RowsLinearF32(), PlainLinearF32()
 
     @property

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.ops.linear_pairs import finish_instructions, fours, prepare_instructions, reach, scratch_bytes
 from harness.ops.lowering import (
     Constant,
     Cost,
@@ -14,60 +15,129 @@ from harness.ops.lowering import (
     Reference,
     Site,
     Storage,
-    image_rows,
     requantization_constants,
     requantization_fields,
 )
+from harness.ops.packed import STORAGES, input_rows
+from harness.ops.tile import rounds
 
 if TYPE_CHECKING:
     from harness.ops.base import Array
     from harness.ops.linear import Linear
 
+# Inputs whose products lanes hold before they are taken apart.
+_LANE_INPUTS = 16
 
-def pack_fields(weight: Array, bits: int) -> Array:
-    """(O, I) int8 -> uint32: groups of four rows, word by word, in the order of nn_linear_fields.h."""
+# Fours of inputs with which the sums of four rows fit whatever they are: 8 * 255 * 256 < 2**19.
+_SEGMENT = 64
+
+
+def lanes_hold(weight_bits: int, input_bits: int) -> bool:
+    """Whether the lower row's products with 16 inputs stay below the upper row."""
+    return _LANE_INPUTS * ((1 << weight_bits) - 1) * ((1 << input_bits) - 1) < 1 << 16 - weight_bits
+
+
+def pack_lanes(weight: Array, bias: Array, bits: int) -> Array:
+    """(O, I) int8, (O,) int32 -> uint32: pairs of rows, of each its biases, then eight by eight inputs."""
+    # (pair, row, eight, four, half, even or odd)
+    elements = _padded(weight, 2, 8).reshape(-1, 2, -(-weight.shape[1] // 8), 2, 2, 2)
+    low, high = elements[:, 0] + 2 ** (bits - 1), elements[:, 1] & 2**bits - 1
+    ends = low | high << 16 - bits
+    # (pair, eight, operand) of SMLAD; several share a word, each turned to where the others leave room.
+    operands = (ends[..., 0, :] | ends[..., 1, :] << 16).reshape(*ends.shape[:2], 4)
+    shared = 8 // bits
+    turns = 2 * bits * np.arange(shared)
+    operands = operands.reshape(len(ends), -1, shared)
+    words = np.bitwise_or.reduce(operands << turns | operands >> 32 - turns, axis=-1)
+    own = np.pad(bias.astype(np.int64), (0, len(bias) % 2)).reshape(-1, 2)
+    start = np.stack([own[:, 0] + (own[:, 1] << 16 - bits), own[:, 1]], axis=1)
+    return _words(np.concatenate([start, words], axis=1).ravel())
+
+
+def pack_halfwords(weight: Array, bias: Array, *, bounded: bool) -> Array:
+    """(O, I) int8 weights of 4 bits, (O,) int32 -> uint32: groups of four rows, two where no more are left; of each its
+    biases, which add up where the sums are `bounded`, then four by four inputs."""
+    parts = []
+    for first in range(0, len(weight), 4):
+        rows, own = weight[first : first + 4], bias[first : first + 4].astype(np.int64)
+        sharing = _sharing(len(rows))
+        own = np.pad(own, (0, sharing - len(own)))
+        parts.append(np.cumsum(own << 4 * np.arange(sharing)) if bounded else own)
+        # (row, four, half, even or odd)
+        elements = _padded(rows, sharing, 4).reshape(sharing, -1, 2, 2)
+        fields = elements + 8
+        fields[-1] = elements[-1] & 15
+        shared = (fields << 4 * np.arange(sharing).reshape(-1, 1, 1, 1)).sum(axis=0)
+        if sharing == 4:
+            parts.append((shared[:, 0] | shared[:, 1] << 16).ravel())
+        else:
+            parts.append((shared.reshape(-1, 4) << 8 * np.arange(4)).sum(axis=-1))
+    return _words(np.concatenate(parts))
+
+
+def _words(values: Array) -> Array:
+    """int64 -> uint32, modulo 2**32."""
+    words: Array = (values % 2**32).astype(np.uint32)
+    return words
+
+
+def _padded(weight: Array, rows: int, columns: int) -> Array:
+    """(O, I) -> int64 with whole `rows` and `columns`; what is added is 0."""
     outputs, inputs = weight.shape
-    per_word = 32 // bits
-    padded = np.zeros((-(-outputs // 4) * 4, -(-inputs // per_word) * per_word), np.int64)
-    padded[:outputs, :inputs] = weight
-    # (row, word, four elements, which of two, even or odd) -> pairs (0, 2), (1, 3) of each four.
-    fours = (padded + 2 ** (bits - 1)).reshape(len(padded), -1, per_word // 4, 2, 2)
-    low, high = fours[..., 0, :], fours[..., 1, :]
-    fields = (low | high << 16).reshape(*fours.shape[:2], per_word // 2)
-    words = (fields << (bits * np.arange(per_word // 2))).sum(axis=-1)
-    packed: Array = words.reshape(-1, 4, words.shape[1]).transpose(0, 2, 1).ravel().astype(np.uint32)
-    return packed
+    result = np.zeros((-(-outputs // rows) * rows, -(-inputs // columns) * columns), np.int64)
+    result[:outputs, :inputs] = weight
+    return result
+
+
+def _sharing(rows: int) -> int:
+    """How many rows share the halfwords, or bytes, of a group."""
+    return 4 if rows > 2 else 2
 
 
 class FieldsLinear(Form["Linear"]):
-    """Four rows at a time, two weights taken out of a word by one shift and mask."""
+    """Rows that share halfwords are multiplied together, and their sums taken apart."""
 
     name = "fields"
-    storages = frozenset({Storage.U8, Storage.U4, Storage.U2, Storage.I32})
+    storages = STORAGES
     weight_bits = frozenset({4, 2})
 
     def applicable(self, layer: Linear, site: Site) -> bool:
-        if not site.target.dsp or site.input is Storage.I32 or site.output.packed:
+        if not site.target.dsp or site.input is Storage.I32:
             return False
-        rows, elements = image_rows(site.input_shape)
-        return not site.input.packed or rows == 1 or elements * site.input.bits % 32 == 0
+        return self._lanes(layer, site) or layer.weight_bits == 4
 
     def cost(self, layer: Linear, site: Site) -> Cost:
-        words, groups = self._words(layer), -(-len(layer.weight) // 4)
-        pairs = 16 // layer.weight_bits
+        outputs, inputs = layer.weight.shape
+        prepared = prepare_instructions(layer, site, summed=True) + 30
+        if self._lanes(layer, site):
+            eights, pairs = -(-inputs // 8), -(-outputs // 2)
+            return Cost(
+                flash=2 * pairs * eights * layer.weight_bits + 8 * outputs,
+                scratch=self._scratch(layer, site),
+                instructions=pairs * (12 * eights + finish_instructions(layer) // 2 + 4) + prepared,
+                code=430,
+            )
+        groups = -(-outputs // 4)
+        two = 0 < outputs % 4 < 3
         return Cost(
-            flash=16 * groups * words + 8 * len(layer.weight),
-            scratch=4 * words * pairs,
-            instructions=groups * (words * (9 * pairs + 8) + 70) + words * pairs * 6,
-            code=500,
+            flash=4 * fours(inputs) * (2 * groups - two) + 8 * outputs,
+            scratch=self._scratch(layer, site),
+            instructions=fours(inputs) * (16 * groups - 5 * two) + groups * finish_instructions(layer) + prepared,
+            code=490,
         )
 
-    def reads(self, layer: Linear, site: Site) -> Storage:
-        return site.input
+    def writes(self, layer: Linear, site: Site) -> frozenset[Storage]:
+        return frozenset({site.output}) if site.output.packed else super().writes(layer, site)
 
     def lower(self, layer: Linear, site: Site) -> Lowering:
         from harness.ops.linear import linear_shape
 
+        lanes, bits = self._lanes(layer, site), min(site.input.bits, 8)
+        bounded = _bounded(layer.weight, layer.bias, bits)
+        if lanes:
+            weights = pack_lanes(layer.weight, layer.bias, layer.weight_bits)
+        else:
+            weights = pack_halfwords(layer.weight, layer.bias, bounded=bounded)
         return Lowering(
             form=self.name,
             header="nn_linear_fields.h",
@@ -75,19 +145,38 @@ class FieldsLinear(Form["Linear"]):
             record="nn_linear_fields_layer",
             fields={
                 "shape": linear_shape(layer, site),
-                "weights": Reference("weights"),
+                "rows": input_rows(site),
                 "weight_bits": layer.weight_bits,
-                "bias": Reference("bias"),
+                "segment": 0 if lanes or bounded else _SEGMENT,
+                "lanes": lanes,
+                "narrow": rounds(layer.weight, layer.bias, layer.requantize, bits),
+                "weights": Reference("weights"),
                 "requantize": requantization_fields(layer.requantize),
             },
             constants=(
-                Constant("weights", "uint32_t", pack_fields(layer.weight, layer.weight_bits)),
-                Constant("bias", "int32_t", layer.bias.astype(np.int32)),
+                Constant("weights", "uint32_t", weights),
                 *requantization_constants(layer.requantize),
             ),
-            scratch_bytes=4 * self._words(layer) * 16 // layer.weight_bits,
+            scratch_bytes=self._scratch(layer, site),
         )
 
-    def _words(self, layer: Linear) -> int:
-        """Words of a row of weights."""
-        return -(-int(layer.weight.shape[1]) * layer.weight_bits // 32)
+    def _lanes(self, layer: Linear, site: Site) -> bool:
+        """Whether two rows are kept apart by the space between them."""
+        return lanes_hold(layer.weight_bits, min(site.input.bits, 8))
+
+    def _scratch(self, layer: Linear, site: Site) -> int:
+        """Bytes of the prepared input, and of the outputs before they are packed."""
+        missing = fours(int(layer.weight.shape[1])) % 2 if self._lanes(layer, site) else 0
+        return scratch_bytes(layer, site) + 8 * missing
+
+
+def _bounded(weight: Array, bias: Array, input_bits: int) -> bool:
+    """Whether the sums of all rows fit in what their place in a halfword leaves of 32 bits."""
+    for first in range(0, len(weight), 4):
+        rows = weight[first : first + 4].astype(np.int64)
+        top = _sharing(len(rows)) - 1
+        for place, (row, own) in enumerate(zip(rows, bias[first : first + 4], strict=True)):
+            fields = row + 8 * (place < top)
+            if reach(fields[None], own[None], input_bits) >= 1 << 31 - 4 * place:
+                return False
+    return True

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.ops.linear_pairs import fours, reach, scratch_bytes
+from harness.ops.linear_pairs import finish_instructions, fours, prepare_instructions, reach, scratch_bytes
 from harness.ops.lowering import (
     Constant,
     Cost,
@@ -86,10 +86,12 @@ class QuadsLinear(Form["Linear"]):
         outputs, inputs = layer.weight.shape
         words, groups = fours(inputs), -(-outputs // 4)
         direct = self._direct(layer, site)
+        prepared = 0 if direct else prepare_instructions(layer, site, summed=False)
+        per_word = 3 * outputs + (5 if direct else 3) * groups - (outputs % 4 == 2)
         return Cost(
             flash=4 * outputs * words + 8 * outputs,
             scratch=self._scratch(layer, site),
-            instructions=words * (3 * outputs + (5 if direct else 3) * groups + 5 * (not direct)) + 24 * groups + 20,
+            instructions=words * per_word + groups * finish_instructions(layer) + 20 + prepared,
             code=340,
         )
 
