@@ -73,18 +73,20 @@ def forms_of(graph: Graph, form: str, *, every: bool = True, core: str = "cortex
     return found
 
 
-def on_host_exactly(graph: Graph, form: str, cache: Path) -> None:
-    """The portable path under sanitizers, against the reference."""
+def on_host_exactly(graph: Graph, form: str, cache: Path, *, every: bool = True) -> None:
+    """The portable path under sanitizers, against the reference; every: as forms_of."""
     x = random_inputs(graph, 4)
-    generated = generate(graph, variant="test", core="cortex-m4", forms=forms_of(graph, form))
+    generated = generate(graph, variant="test", core="cortex-m4", forms=forms_of(graph, form, every=every))
     _, crcs = on_host(generated, graph, x, cache, sanitize=True)
     assert (crcs == reference_crcs(graph, x)).all(axis=0).tolist() == [True] * len(graph.layers)
 
 
-def on_core_exactly(graph: Graph, form: str, core: str = "cortex-m4") -> tuple[Generated, Any, list[Any]]:
+def on_core_exactly(
+    graph: Graph, form: str, core: str = "cortex-m4", *, every: bool = True
+) -> tuple[Generated, Any, list[Any]]:
     """The path with assembly on an emulated core, against the reference; as kernels_networks.on_core."""
     x = random_inputs(graph, 3)
-    generated, bare, ran = on_core(graph, x, core, forms=forms_of(graph, form, core=core))
+    generated, bare, ran = on_core(graph, x, core, forms=forms_of(graph, form, core=core, every=every))
     assert (core_crcs(ran) == reference_crcs(graph, x)).all(axis=0).tolist() == [True] * len(graph.layers)
     assert max(inference.stack for inference in ran) < 640
     return generated, bare, ran

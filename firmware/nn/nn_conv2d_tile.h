@@ -166,14 +166,13 @@ NN_INLINE uint32_t nn_conv2d_tile_window_pitch(const nn_conv2d_shape *s)
 }
 
 /* `height` rows of the padded image from row `y` on, each with its margin in front. */
-NN_INLINE void nn_conv2d_tile_window(const nn_conv2d_tile_layer *layer, const uint8_t *input, int32_t y,
+NN_INLINE void nn_conv2d_tile_window(const nn_conv2d_shape *s, int32_t zero_point, const uint8_t *input, int32_t y,
                                      uint32_t height, uint8_t *window)
 {
-    const nn_conv2d_shape *s = &layer->shape;
     const uint32_t before = s->padding[1], columns = nn_conv2d_tile_columns(s);
     const uint32_t bytes = nn_tile_least(s->width, columns > before ? columns - before : 0u) * s->channels;
     const uint32_t front = nn_conv2d_tile_margin(s) + before * s->channels, pitch = nn_conv2d_tile_window_pitch(s);
-    const nn_word padding = (uint32_t)layer->input_zero_point * 0x01010101u;
+    const nn_word padding = (uint32_t)zero_point * 0x01010101u;
     for (uint32_t i = 0; i < height; i++, y++, window += pitch) {
         nn_word *words = (nn_word *)(void *)window;
         if (y < 0 || y >= (int32_t)s->height) {
@@ -237,7 +236,7 @@ NN_INLINE void nn_conv2d_tile_patches(const nn_conv2d_tile_layer *layer, const u
     const uint32_t step = s->stride[1] * s->channels, pitch = s->stride[0] * nn_conv2d_tile_window_pitch(s);
     const uint32_t distance = rows * s->columns / 2u, pairs = rows * s->columns - distance;
     const int32_t top = (int32_t)(row * s->stride[0]) - (int32_t)s->padding[0];
-    nn_conv2d_tile_window(layer, input, top, nn_conv2d_tile_height(s, rows), window);
+    nn_conv2d_tile_window(s, layer->input_zero_point, input, top, nn_conv2d_tile_height(s, rows), window);
     const uint8_t *line = window + nn_conv2d_tile_margin(s);
     nn_word *place = target;
     uint32_t index = 0;

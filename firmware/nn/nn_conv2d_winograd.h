@@ -65,49 +65,7 @@ NN_INLINE void nn_winograd_run(const nn_winograd_pass *pass, uint32_t unroll, bo
         "ldr r2, [sp, #28]\n\t"
         "ldr r1, [sp, #4]\n\t"
         "ldm r2, {r6, r7, r8, r9, r10, r11, r12, lr}\n"
-        "2:\n\t"
-        ".if %c[dual]\n\t"
-        "ldr r2, [r0]\n\t"
-        "ldr r4, [r1]\n\t"
-        ".set nn_winograd_word, 0\n\t"
-        ".rept %c[unroll]\n\t"
-        "ldr r3, [r0, #(8 * nn_winograd_word + 4)]\n\t"
-        "smlad r6, r2, r4, r6\n\t"
-        "ldr r5, [r1, #(16 * nn_winograd_word + 4)]\n\t"
-        "smlad r10, r3, r4, r10\n\t"
-        "smlad r7, r2, r5, r7\n\t"
-        "ldr r4, [r1, #(16 * nn_winograd_word + 8)]\n\t"
-        "smlad r11, r3, r5, r11\n\t"
-        "ldr r5, [r1, #(16 * nn_winograd_word + 12)]\n\t"
-        "smlad r8, r2, r4, r8\n\t"
-        "smlad r9, r2, r5, r9\n\t"
-        ".set nn_winograd_word, nn_winograd_word + 1\n\t"
-        ".if nn_winograd_word < %c[unroll]\n\t"
-        "ldr r2, [r0, #(8 * nn_winograd_word)]\n\t"
-        ".endif\n\t"
-        "smlad r12, r3, r4, r12\n\t"
-        ".if nn_winograd_word < %c[unroll]\n\t"
-        "ldr r4, [r1, #(16 * nn_winograd_word)]\n\t"
-        ".endif\n\t"
-        "smlad lr, r3, r5, lr\n\t"
-        ".endr\n\t"
-        "add r1, r1, #(16 * %c[unroll])\n\t"
-        "add r0, r0, #(8 * %c[unroll])\n\t"
-        ".else\n\t"
-        ".rept %c[unroll]\n\t"
-        "ldrd r2, r3, [r0], #8\n\t"
-        "ldrd r4, r5, [r1], #8\n\t"
-        "smlad r6, r2, r4, r6\n\t"
-        "smlad r10, r3, r4, r10\n\t"
-        "smlad r7, r2, r5, r7\n\t"
-        "smlad r11, r3, r5, r11\n\t"
-        "ldrd r4, r5, [r1], #8\n\t"
-        "smlad r8, r2, r4, r8\n\t"
-        "smlad r12, r3, r4, r12\n\t"
-        "smlad r9, r2, r5, r9\n\t"
-        "smlad lr, r3, r5, lr\n\t"
-        ".endr\n\t"
-        ".endif\n\t"
+        "2:\n\t" NN_HALVES_PRODUCTS("%c[unroll]")
         "ldr r2, [sp, #32]\n\t"
         "cmp r1, r2\n\t"
         "bne 2b\n\t"
@@ -139,11 +97,7 @@ NN_INLINE void nn_winograd_run(const nn_winograd_pass *pass, uint32_t unroll, bo
         for (; x != end; sums += 8) {
             uint32_t wrapping[8] = {0, 0, 0, 0, 0, 0, 0, 0};
             for (uint32_t word = 0; word < pass->weight_bytes / 16u; word++, x += 2) {
-                for (uint32_t i = 0; i < 8u; i++) {
-                    const uint32_t a = x[i / 4u], b = weights[4u * word + i % 4u];
-                    wrapping[i] += (uint32_t)((int16_t)a * (int16_t)b);
-                    wrapping[i] += (uint32_t)((int16_t)(a >> 16) * (int16_t)(b >> 16));
-                }
+                nn_halves_products(x, weights + 4u * word, wrapping);
             }
             for (uint32_t i = 0; i < 8u; i++) {
                 sums[i] = (int32_t)wrapping[i];

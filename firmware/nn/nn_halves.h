@@ -101,6 +101,64 @@ NN_INLINE uint32_t nn_halves_saturate_tops(int32_t low, int32_t high, uint32_t b
 #endif
 }
 
+/* Products of halves: of two words at r0 with four at r1, `count` times, both moved behind them. What they add up to, with
+ * the first word in r6 to r9, with the second in r10, r11, r12 and lr. Changes r2 to r5. `dual`, an operand of the
+ * assembly: for cores that issue two instructions at once, but LDRD alone. */
+#if NN_DSP
+#define NN_HALVES_PRODUCTS(count)                          \
+    ".if %c[dual]\n\t"                                     \
+    "ldr r2, [r0]\n\t"                                     \
+    "ldr r4, [r1]\n\t"                                     \
+    ".set nn_halves_word, 0\n\t"                           \
+    ".rept " count "\n\t"                                  \
+    "ldr r3, [r0, #(8 * nn_halves_word + 4)]\n\t"          \
+    "smlad r6, r2, r4, r6\n\t"                             \
+    "ldr r5, [r1, #(16 * nn_halves_word + 4)]\n\t"         \
+    "smlad r10, r3, r4, r10\n\t"                           \
+    "smlad r7, r2, r5, r7\n\t"                             \
+    "ldr r4, [r1, #(16 * nn_halves_word + 8)]\n\t"         \
+    "smlad r11, r3, r5, r11\n\t"                           \
+    "ldr r5, [r1, #(16 * nn_halves_word + 12)]\n\t"        \
+    "smlad r8, r2, r4, r8\n\t"                             \
+    "smlad r9, r2, r5, r9\n\t"                             \
+    ".set nn_halves_word, nn_halves_word + 1\n\t"          \
+    ".if nn_halves_word < " count "\n\t"                   \
+    "ldr r2, [r0, #(8 * nn_halves_word)]\n\t"              \
+    ".endif\n\t"                                           \
+    "smlad r12, r3, r4, r12\n\t"                           \
+    ".if nn_halves_word < " count "\n\t"                   \
+    "ldr r4, [r1, #(16 * nn_halves_word)]\n\t"             \
+    ".endif\n\t"                                           \
+    "smlad lr, r3, r5, lr\n\t"                             \
+    ".endr\n\t"                                            \
+    "add r1, r1, #(16 * " count ")\n\t"                    \
+    "add r0, r0, #(8 * " count ")\n\t"                     \
+    ".else\n\t"                                            \
+    ".rept " count "\n\t"                                  \
+    "ldrd r2, r3, [r0], #8\n\t"                            \
+    "ldrd r4, r5, [r1], #8\n\t"                            \
+    "smlad r6, r2, r4, r6\n\t"                             \
+    "smlad r10, r3, r4, r10\n\t"                           \
+    "smlad r7, r2, r5, r7\n\t"                             \
+    "smlad r11, r3, r5, r11\n\t"                           \
+    "ldrd r4, r5, [r1], #8\n\t"                            \
+    "smlad r8, r2, r4, r8\n\t"                             \
+    "smlad r12, r3, r4, r12\n\t"                           \
+    "smlad r9, r2, r5, r9\n\t"                             \
+    "smlad lr, r3, r5, lr\n\t"                             \
+    ".endr\n\t"                                            \
+    ".endif\n\t"
+#else
+NN_INLINE void nn_halves_products(const nn_word *x, const nn_word *y, uint32_t *sums)
+{
+    for (uint32_t i = 0; i < 8u; i++) {
+        const uint32_t a = x[i / 4u], b = y[i % 4u];
+        sums[i] += (uint32_t)((int16_t)a * (int16_t)b);
+        sums[i] += (uint32_t)((int16_t)(a >> 16) * (int16_t)(b >> 16));
+    }
+}
+#endif
+
 /* The larger of each two bytes without sign. */
 NN_INLINE uint32_t nn_bytes_max(uint32_t a, uint32_t b)
 {

@@ -122,56 +122,52 @@ typedef struct {
     ".endr\n\t"                                        \
     "add r1, r1, #(32 * %c[unroll])\n\t"               \
     "add r0, r0, #(8 * %c[unroll])\n\t"
-/* Two pixels' requantised sums of four filters, as words of four elements in r6 and r10. Rounded results lie in
- * [-32768, 32767]: the exporter proves it. */
-#define NN_TILE_ROUND                                  \
-    "ldm r1, {r2, r3, r4, r5}\n\t"                     \
-    "smmulr r6, r6, r2\n\t"                            \
-    "smmulr r8, r8, r4\n\t"                            \
-    "smmulr r7, r7, r3\n\t"                            \
-    "smmulr r9, r9, r5\n\t"                            \
-    "pkhbt r6, r6, r8, lsl #16\n\t"                    \
-    "smmulr r10, r10, r2\n\t"                          \
-    ".if %c[centred]\n\t"                              \
-    "ldr r2, [sp, #36]\n\t"                            \
-    ".endif\n\t"                                       \
-    "pkhbt r7, r7, r9, lsl #16\n\t"                    \
-    "smmulr r12, r12, r4\n\t"                          \
-    ".if %c[centred]\n\t"                              \
-    "sadd16 r6, r6, r2\n\t"                            \
-    ".endif\n\t"                                       \
-    "smmulr r11, r11, r3\n\t"                          \
-    ".if %c[centred]\n\t"                              \
-    "sadd16 r7, r7, r2\n\t"                            \
-    ".endif\n\t"                                       \
-    "smmulr lr, lr, r5\n\t"                            \
-    "usat16 r6, #%c[bits], r6\n\t"                     \
-    "pkhbt r10, r10, r12, lsl #16\n\t"                 \
-    "usat16 r7, #%c[bits], r7\n\t"                     \
-    "pkhbt r11, r11, lr, lsl #16\n\t"                  \
-    ".if %c[centred]\n\t"                              \
-    "sadd16 r10, r10, r2\n\t"                          \
-    "sadd16 r11, r11, r2\n\t"                          \
-    ".endif\n\t"                                       \
-    "usat16 r10, #%c[bits], r10\n\t"                   \
-    "orr r6, r6, r7, lsl #%c[bits]\n\t"                \
-    "usat16 r11, #%c[bits], r11\n\t"                   \
+/* Two pixels' requantised sums of four filters, as words of four elements in r6 and r10, from multipliers in r2 to r5 and
+ * zero points at `zero_points`. Rounded results lie in [-32768, 32767]: the exporter proves it. */
+#define NN_TILE_SCALE(zero_points)                 \
+    "smmulr r6, r6, r2\n\t"                        \
+    "smmulr r10, r10, r2\n\t"                      \
+    "smmulr r7, r7, r3\n\t"                        \
+    "smmulr r11, r11, r3\n\t"                      \
+    "smmulr r8, r8, r4\n\t"                        \
+    "smmulr r12, r12, r4\n\t"                      \
+    "smmulr r9, r9, r5\n\t"                        \
+    "smmulr lr, lr, r5\n\t"                        \
+    "pkhbt r6, r6, r8, lsl #16\n\t"                \
+    "pkhbt r7, r7, r9, lsl #16\n\t"                \
+    "pkhbt r10, r10, r12, lsl #16\n\t"             \
+    "pkhbt r11, r11, lr, lsl #16\n\t"              \
+    ".if %c[centred]\n\t"                          \
+    "ldr r2, " zero_points "\n\t"                  \
+    "sadd16 r6, r6, r2\n\t"                        \
+    "sadd16 r7, r7, r2\n\t"                        \
+    "sadd16 r10, r10, r2\n\t"                      \
+    "sadd16 r11, r11, r2\n\t"                      \
+    ".endif\n\t"                                   \
+    "usat16 r6, #%c[bits], r6\n\t"                  \
+    "usat16 r7, #%c[bits], r7\n\t"                  \
+    "usat16 r10, #%c[bits], r10\n\t"                \
+    "usat16 r11, #%c[bits], r11\n\t"                \
+    "orr r6, r6, r7, lsl #%c[bits]\n\t"             \
     "orr r10, r10, r11, lsl #%c[bits]\n\t"
-#define NN_TILE_STORE                              \
+#define NN_TILE_PUT(first, second)                 \
     ".if %c[bits] == 8\n\t"                        \
-    "str r6, [r1]\n\t"                             \
-    "str r10, [r1, r2]\n\t"                        \
+    "str r6, " first "\n\t"                        \
+    "str r10, " second "\n\t"                      \
     ".elseif %c[bits] == 4\n\t"                    \
     "orr r6, r6, r6, lsr #8\n\t"                   \
     "orr r10, r10, r10, lsr #8\n\t"                \
-    "strh r6, [r1]\n\t"                            \
-    "strh r10, [r1, r2]\n\t"                       \
+    "strh r6, " first "\n\t"                       \
+    "strh r10, " second "\n\t"                     \
     ".else\n\t"                                    \
     "orr r6, r6, r6, lsr #12\n\t"                  \
     "orr r10, r10, r10, lsr #12\n\t"               \
-    "strb r6, [r1]\n\t"                            \
-    "strb r10, [r1, r2]\n\t"                       \
+    "strb r6, " first "\n\t"                       \
+    "strb r10, " second "\n\t"                     \
     ".endif\n\t"
+/* The same with multipliers at r1, zero points at 36 of the frame; and stored at r1 and r1 + r2. */
+#define NN_TILE_ROUND "ldm r1, {r2, r3, r4, r5}\n\t" NN_TILE_SCALE("[sp, #36]")
+#define NN_TILE_STORE NN_TILE_PUT("[r1]", "[r1, r2]")
 #else
 /* The products of one word of activations with one filter's weights at `tile`. */
 NN_INLINE uint32_t nn_tile_products(uint32_t word, const nn_word *tile)

@@ -10,6 +10,7 @@ import numpy as np
 from harness.errors import InputError
 from harness.ops.base import Array, Requantization, Shape, Weighted, exact_float, finished, padding_edges, relu_label
 from harness.ops.conv2d_f32_groups import GroupsConv2dF32
+from harness.ops.conv2d_fir import DualFirConv2d, FirConv2d
 from harness.ops.conv2d_gray import GrayConv2d
 from harness.ops.conv2d_narrow import NarrowConv2d
 from harness.ops.conv2d_packed import PackedConv2d
@@ -77,6 +78,8 @@ class Conv2d(Weighted):
                 DualTileConv2d(),
                 NarrowConv2d(),
                 WinogradConv2d(),
+                FirConv2d(),
+                DualFirConv2d(),
                 DualWinogradConv2d(),
                 PlainConv2d(),
                 PackedConv2d(),
