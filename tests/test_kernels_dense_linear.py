@@ -117,8 +117,10 @@ NETWORKS: dict[str, Graph] = {
     "8 bits, in parts, few outputs": unbounded(8, 300, 7),
     "8 bits, image of 4": linears((3, 5, 9), [(9, 8, 8)], input_bits=4),
     "4 bits": linears((5, 3, 3), [(16, 4, 8), (7, 4, 8), (6, 4, 8)], 3),
-    "4 bits, long": linears((203,), [(5, 4, 8), (2, 4, 8), (9, 4, 8)]),
+    "4 bits, long": linears((203,), [(50, 4, 8), (2, 4, 8), (9, 4, 8)]),
+    "4 bits, long turns": linears((255,), [(81, 4, 8), (103, 4, 8)]),
     "4 bits, in parts": unbounded(4, 1030, 9),
+    "4 bits, in parts, long turns": unbounded(4, 1046, 19),
     "4 bits, in parts, two rows": unbounded(4, 300, 2),
     "4 bits, image of 4": linears((3, 5, 9), [(7, 4, 8), (6, 4, 8)], input_bits=4),
     "4 bits, image of 2": linears((2, 4, 8), [(5, 4, 8)], input_bits=2),
@@ -180,7 +182,7 @@ def test_narrow_weights_cost_hardly_more() -> None:
         graph = linears((128,), [(128, bits, 8)], last=False)
         _, _, ran = on_core(graph, random_inputs(graph, 2)[:1], "cortex-m4", forms=forms(graph))
         taken[bits] = ran[0].functions["run_fc0"]
-    assert taken[4] <= 1.06 * taken[8] and taken[2] <= 0.85 * taken[8]
+    assert taken[4] <= 1.05 * taken[8] and taken[2] <= 0.85 * taken[8]
 
 
 def test_a_weight_of_minus_128_takes_another_form() -> None:

@@ -1,32 +1,33 @@
 /* The fully connected layer with weights of 4 or 2 bits, four rows at a time, for cores with the DSP extension.
  *
- * Rows share halfwords of weights, and SMLAD multiplies them together: the sums of several rows are one number until they
- * are taken apart. All rows but the last one of a halfword are stored with an offset, w + 2^(bits - 1), so that their fields
- * are not negative; what that adds is the same for all, 2^(bits - 1) * sum(x). There are three kinds:
+ * Rows share halfwords of weights, and SMLAD multiplies them together: the sums of several rows are one number until
+ * they are taken apart. All rows but the last one of a halfword are stored with an offset, w + 2^(bits - 1), so that
+ * their fields are not negative; what that adds is the same for all, 2^(bits - 1) * sum(x). There are three kinds:
  *
- * - lanes: two rows at the ends of a halfword, a + 2^(16 - bits) b, taken out of a word by one AND with what a rotation
- *   brings there. 16 inputs do not fill the space between them, and are then added to both sums. Fits weights of 2 bits,
- *   and of 4 bits with inputs of 4.
- * - four rows, a + 16 b + 256 c + 4096 d, multiplied as they lie in flash, then without d, c and b: each sum less the next
- *   one is that of one row, times 4096, 256 and 16. For weights of 4 bits.
+ * - lanes: two rows at the ends of a halfword, a + 2^(16 - bits) b, taken out of a word by one AND with what a
+ *   rotation brings there. 16 inputs do not fill the space between them, and are then added to both sums. Fits weights
+ *   of 2 bits, and of 4 bits with inputs of 4.
+ * - four rows, a + 16 b + 256 c + 4096 d, multiplied as they lie in flash, then without d, c and b: each sum less the
+ *   next one is that of one row, times 4096, 256 and 16. For weights of 4 bits.
  * - two rows, the same in bytes, a + 16 b: for what is left of such layers.
  *
- * The exporter proves that sums of rows fit in what that factor leaves of 32 bits, or has them taken after every `segment`
- * fours of inputs. Words follow each other as they are read; inputs are in whole fours, with lanes in whole eights. Scratch:
- * nn_linear_pairs.h, in that many inputs.
+ * The exporter proves that sums of rows fit in what that factor leaves of 32 bits, or has them taken after every
+ * `segment` fours of inputs. Words follow each other as they are read; inputs are in whole fours, with lanes in whole
+ * eights. Scratch: nn_linear_pairs.h, in that many inputs.
  */
 #ifndef NN_LINEAR_FIELDS_H
 #define NN_LINEAR_FIELDS_H
 
 #include "nn_linear_pairs.h"
 
-/* rows: of the input as it is stored, of inputs / rows elements each. segment: 0 where sums fit with their biases. narrow:
- * see nn_linear_finish. weights: in front of the words of those that share halfwords are their biases modulo 2^32. Lanes
- * have a + 2^(16 - bits) b and b; others with a segment one of each row, and without what the sums start from: a, a + 16 b,
- * a + 16 b + 256 c and so on. */
+/* rows: of the input as it is stored, of inputs / rows elements each. segment: 0 where sums fit with their biases.
+ * turn: fours of inputs in a turn of the loop over four rows, 4 or 8. narrow: see nn_linear_finish. weights: in front
+ * of the words of those that share halfwords are their biases modulo 2^32. Lanes have a + 2^(16 - bits) b and b;
+ * others with a segment one of each row, and without what the sums start from: a, a + 16 b, a + 16 b + 256 c and so
+ * on. */
 typedef struct {
     nn_linear_shape shape;
-    uint32_t rows, weight_bits, segment;
+    uint32_t rows, weight_bits, segment, turn;
     bool lanes, narrow;
     const uint32_t *weights;
     nn_requantization requantize;
@@ -72,10 +73,10 @@ NN_INLINE int32_t nn_fields_product(uint32_t word, uint32_t mask, uint32_t x)
     "add %[high], %[high], %[s], asr %[place]\n\t"
 #endif
 
-/* The sums of a pair of rows in lanes, from their biases on, over `eights` eights of inputs: `both`, a + 2^(16 - bits) b, and
- * `high`, b. Returns the end of their weights. */
-NN_INLINE const uint32_t *nn_linear_fields_lanes(const uint32_t *weights, const nn_word *x, uint32_t eights, uint32_t bits,
-                                                 uint32_t *both, uint32_t *high)
+/* The sums of a pair of rows in lanes, from their biases on, over `eights` eights of inputs: `both`, a + 2^(16 - bits)
+ * b, and `high`, b. Returns the end of their weights. */
+NN_INLINE const uint32_t *nn_linear_fields_lanes(const uint32_t *weights, const nn_word *x, uint32_t eights,
+                                                 uint32_t bits, uint32_t *both, uint32_t *high)
 {
     const uint32_t ends = (1u << bits) - 1u, mask = (ends | ends << (16u - bits)) * 0x00010001u;
 #if NN_DSP
@@ -145,21 +146,22 @@ NN_INLINE const uint32_t *nn_linear_fields_lanes(const uint32_t *weights, const 
     NN_FIELDS_FOUR("r10", "r11", "r12", "lr")
 #endif
 
-/* Where assembly without a register to spare finds what it reads of the input: from `first` on, in whole turns to `end`. */
+/* Where assembly without a register to spare finds what it reads of the input: from `first` on, in whole turns to
+ * `end`. */
 typedef struct {
     const nn_word *volatile first;
     const nn_word *volatile end;
 } nn_fields_input;
 
-NN_INLINE nn_fields_input nn_fields_span(const nn_word *first, uint32_t fours)
+NN_INLINE nn_fields_input nn_fields_span(const nn_word *first, uint32_t fours, uint32_t turn)
 {
-    return (nn_fields_input){first, first + fours / 4u * 8u};
+    return (nn_fields_input){first, first + fours / turn * turn * 2u};
 }
 
-/* The sums of four rows, a, a + 16 b and so on, over `fours` fours of inputs. biased: whether they start from what is in
- * front of the weights, or else from 0. Returns the end of the weights. */
+/* The sums of four rows, a, a + 16 b and so on, over `fours` fours of inputs. biased: whether they start from what is
+ * in front of the weights, or else from 0. Returns the end of the weights. */
 NN_INLINE const uint32_t *nn_linear_fields_four(const uint32_t *weights, const nn_fields_input *input, uint32_t fours,
-                                                bool biased, uint32_t sums[4])
+                                                uint32_t turn, bool biased, uint32_t sums[4])
 {
 #if NN_DSP
     const nn_word *x;
@@ -173,22 +175,24 @@ NN_INLINE const uint32_t *nn_linear_fields_four(const uint32_t *weights, const n
             ".else\n\t"
             "movs r0, #0\n\tmovs r1, #0\n\tmovs r2, #0\n\tmovs r3, #0\n\t"
             ".endif\n\t"
-            ".if %c[fours] >= 4\n\t"
-            "1:\n\t" NN_FIELDS_EIGHT NN_FIELDS_EIGHT
-            ".if %c[fours] >= 8\n\t"
+            ".if %c[fours] >= %c[turn]\n\t"
+            "1:\n\t"
+            ".if %c[turn] == 8\n\t" NN_FIELDS_EIGHT NN_FIELDS_EIGHT ".endif\n\t" NN_FIELDS_EIGHT NN_FIELDS_EIGHT
+            ".if %c[fours] >= 2 * %c[turn]\n\t"
             "ldr r12, %[end]\n\t"
             "cmp %[x], r12\n\t"
             "bne 1b\n\t"
             ".endif\n\t"
             ".endif\n\t"
-            ".if %c[fours] & 2\n\t" NN_FIELDS_EIGHT
-            ".endif\n\t"
+            ".if %c[fours] & 4 & ~%c[turn]\n\t" NN_FIELDS_EIGHT NN_FIELDS_EIGHT ".endif\n\t"
+            ".if %c[fours] & 2\n\t" NN_FIELDS_EIGHT ".endif\n\t"
             ".if %c[fours] & 1\n\t"
             "ldrd r8, r9, [%[w]], #8\n\t"
             "ldrd r12, lr, [%[x]], #8\n\t" NN_FIELDS_FOUR("r8", "r9", "r12", "lr")
             ".endif"
             : [w] "+&r"(weights), [x] "=&r"(x), [a] "=&r"(a), [b] "=&r"(b), [c] "=&r"(c), [d] "=&r"(d)
-            : [first] "m"(input->first), [end] "m"(input->end), [fours] "i"(fours), [biased] "i"(biased)
+            : [first] "m"(input->first), [end] "m"(input->end), [fours] "i"(fours), [turn] "i"(turn),
+              [biased] "i"(biased)
             : "r4", "r5", "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");
     sums[0] = a;
     sums[1] = b;
@@ -196,6 +200,7 @@ NN_INLINE const uint32_t *nn_linear_fields_four(const uint32_t *weights, const n
     sums[3] = d;
 #else
     const nn_word *x = input->first;
+    (void)turn;
     for (uint32_t i = 0; i < 4u; i++) {
         sums[i] = biased ? *weights++ : 0u;
     }
@@ -268,11 +273,11 @@ NN_INLINE const uint32_t *nn_linear_fields_two(const uint32_t *weights, const nn
 
 /* The sums of two or four rows (`sharing`) over `fours` fours of inputs, each row's onto its total. */
 NN_INLINE const uint32_t *nn_linear_fields_shared(const uint32_t *weights, const nn_fields_input *input, uint32_t fours,
-                                                  bool biased, uint32_t sharing, uint32_t totals[4])
+                                                  uint32_t turn, bool biased, uint32_t sharing, uint32_t totals[4])
 {
     uint32_t sums[4];
     if (sharing == 4u) {
-        weights = nn_linear_fields_four(weights, input, fours, biased, sums);
+        weights = nn_linear_fields_four(weights, input, fours, turn, biased, sums);
     } else {
         weights = nn_linear_fields_two(weights, input, fours, biased, sums);
     }
@@ -304,15 +309,16 @@ NN_INLINE const uint32_t *nn_linear_fields_group(const nn_linear_fields_layer *l
             totals[i + 1u] = high;
         }
     } else if (segment == 0) {
-        weights = nn_linear_fields_shared(weights, input, fours, true, sharing, totals);
+        weights = nn_linear_fields_shared(weights, input, fours, layer->turn, true, sharing, totals);
     } else {
         for (uint32_t first = 0; first < fours / segment * segment; first += segment) {
-            const nn_fields_input part = nn_fields_span(input->first + 2u * first, segment);
-            weights = nn_linear_fields_shared(weights, &part, segment, false, sharing, totals);
+            const nn_fields_input part = nn_fields_span(input->first + 2u * first, segment, layer->turn);
+            weights = nn_linear_fields_shared(weights, &part, segment, layer->turn, false, sharing, totals);
         }
         if (fours % segment) {
-            const nn_fields_input part = nn_fields_span(input->first + 2u * (fours - fours % segment), fours % segment);
-            weights = nn_linear_fields_shared(weights, &part, fours % segment, false, sharing, totals);
+            const uint32_t rest = fours % segment;
+            const nn_fields_input part = nn_fields_span(input->first + 2u * (fours - rest), rest, layer->turn);
+            weights = nn_linear_fields_shared(weights, &part, rest, layer->turn, false, sharing, totals);
         }
     }
     nn_linear_finish(&layer->shape, &layer->requantize, layer->narrow, output, row, rows, totals);
@@ -326,7 +332,7 @@ NN_INLINE void nn_linear_fields(const nn_linear_fields_layer *layer, const void 
     uint8_t *const buffer = (uint8_t *)scratch + 8u * fours;
     const uint32_t sum = nn_linear_prepare(s, layer->rows, input, scratch, fours, true);
     void *const target = nn_packed_row_begin(output, s->output, s->outputs, 0, buffer);
-    const nn_fields_input prepared = nn_fields_span(scratch, fours);
+    const nn_fields_input prepared = nn_fields_span(scratch, fours, layer->turn);
     const uint32_t *weights = layer->weights;
     const uint32_t correction = sum << (layer->weight_bits - 1u);
     uint32_t row = 0;

@@ -1,7 +1,7 @@
 /* What the fully connected forms for cores with the DSP extension share: the input in pairs of 16-bit numbers.
  *
- * Of each four inputs, (x0, x2) and (x1, x3) are operands of SMLAD. They are prepared once, in scratch: two bytes per input,
- * in whole fours; what the last four lacks is 0.
+ * Of each four inputs, (x0, x2) and (x1, x3) are operands of SMLAD. They are prepared once, in scratch: two bytes per
+ * input, in whole fours; what the last four lacks is 0.
  */
 #ifndef NN_LINEAR_PAIRS_H
 #define NN_LINEAR_PAIRS_H
@@ -78,10 +78,10 @@ NN_INLINE uint32_t nn_linear_prepare(const nn_linear_shape *s, uint32_t rows, co
     return sum;
 }
 
-/* Stores the outputs of rows `row` to `row + rows - 1`, up to four. narrow: whether the exporter proves that what they are
- * rounded to fits in 16 bits, with T = 32. */
-NN_INLINE void nn_linear_finish(const nn_linear_shape *s, const nn_requantization *r, bool narrow, void *output, uint32_t row,
-                                uint32_t rows, const uint32_t sums[4])
+/* Stores the outputs of rows `row` to `row + rows - 1`, up to four. narrow: whether the exporter proves that what they
+ * are rounded to fits in 16 bits, with T = 32. */
+NN_INLINE void nn_linear_finish(const nn_linear_shape *s, const nn_requantization *r, bool narrow, void *output,
+                                uint32_t row, uint32_t rows, const uint32_t sums[4])
 {
 #if NN_DSP
     if (narrow && rows == 4u) {
@@ -91,12 +91,13 @@ NN_INLINE void nn_linear_finish(const nn_linear_shape *s, const nn_requantizatio
             const int32_t multiplier = r->multipliers ? r->multipliers[row + i] : r->multiplier;
             __asm__("smmulr %0, %1, %2" : "=r"(rounded[i]) : "r"(sums[i]), "r"(multiplier));
         }
+        const uint32_t zero_points = (uint32_t)r->zero_point * 0x00010001u;
         uint32_t halves[2];
         NN_UNROLL
         for (uint32_t i = 0; i < 2u; i++) {
             __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(halves[i]) : "r"(rounded[i]), "r"(rounded[i + 2u]));
             if (r->zero_point) {
-                halves[i] = (uint32_t)__sadd16((int16x2_t)halves[i], (int16x2_t)((uint32_t)r->zero_point * 0x00010001u));
+                halves[i] = (uint32_t)__sadd16((int16x2_t)halves[i], (int16x2_t)zero_points);
             }
             __asm__("usat16 %0, %1, %2" : "=r"(halves[i]) : "i"(r->bits), "r"(halves[i]) : "cc");
         }

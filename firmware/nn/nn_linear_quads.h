@@ -1,23 +1,24 @@
 /* The fully connected layer with weights of 8 bits, four rows at a time, for cores with the DSP extension.
  *
- * Two rows share words of weights: a halfword is a + 256 b, of row a and row b for one input, and is an operand of SMLAD
- * as it lies in flash. A word has those of inputs 0 and 2 of four, the next one those of inputs 1 and 3. With
- *     both = sum((a + 256 b) x) and low = sum(a x), whose operand SXTB16 takes out of the same word,
- * row a is `low`, and row b (both - low) / 256: half of the weights need no unpacking. Sums wrap at 32 bits; the exporter
- * proves that those of row b fit in 24 bits, or has them taken after every `segment` fours of inputs. A last row without
- * partner has words of four weights, as they are.
+ * Two rows share words of weights: a halfword is a + 256 b, of row a and row b for one input, and is an operand of
+ * SMLAD as it lies in flash. A word has those of inputs 0 and 2 of four, the next one those of inputs 1 and 3. With
+ * both = sum((a + 256 b) x) and low = sum(a x), whose operand SXTB16 takes out of the same word, row a is `low`, and
+ * row b (both - low) / 256: half of the weights need no unpacking. Sums wrap at 32 bits; the exporter proves that
+ * those of row b fit in 24 bits, or has them taken after every `segment` fours of inputs. A last row without partner
+ * has words of four weights, as they are.
  *
- * Rows come in groups of four (the last group has the rest): for each four inputs two words of the first pair, two of the
- * second. A layer of at most two groups reads its input as bytes, and others a copy in scratch (nn_linear_pairs.h).
+ * Rows come in groups of four (the last group has the rest): for each four inputs two words of the first pair, two of
+ * the second. A layer of at most two groups reads its input as bytes, and others a copy in scratch
+ * (nn_linear_pairs.h).
  */
 #ifndef NN_LINEAR_QUADS_H
 #define NN_LINEAR_QUADS_H
 
 #include "nn_linear_pairs.h"
 
-/* rows: of the input as it is stored, of inputs / rows elements each. direct: whether it is read as the bytes that it is,
- * up to three bytes behind its end included. narrow: see nn_linear_finish. segment: 0 where sums fit with their bias; bias
- * then has those of `both` and `low` for each pair of rows, and else those of rows b and a. */
+/* rows: of the input as it is stored, of inputs / rows elements each. direct: whether it is read as the bytes that it
+ * is, up to three bytes behind its end included. narrow: see nn_linear_finish. segment: 0 where sums fit with their
+ * bias; bias then has those of `both` and `low` for each pair of rows, and else those of rows b and a. */
 typedef struct {
     nn_linear_shape shape;
     uint32_t rows, segment;
@@ -93,8 +94,8 @@ typedef struct {
 
 /* Adds `fours` fours of inputs of `rows` (1 to 4) rows. sums: of pairs `both` and `low`, of a row alone its own, third.
  * Moves *weights and *x behind what it has read. */
-NN_INLINE void nn_linear_quads_rows(const uint32_t **weights, const nn_word **x, uint32_t fours, uint32_t rows, bool direct,
-                                    uint32_t sums[4])
+NN_INLINE void nn_linear_quads_rows(const uint32_t **weights, const nn_word **x, uint32_t fours, uint32_t rows,
+                                    bool direct, uint32_t sums[4])
 {
 #if NN_DSP
     const uint32_t *w = *weights;
@@ -140,8 +141,8 @@ NN_INLINE void nn_linear_quads_rows(const uint32_t **weights, const nn_word **x,
 }
 
 /* Rows `row` to `row + rows - 1`; returns the end of their weights. */
-NN_INLINE const uint32_t *nn_linear_quads_group(const nn_linear_quads_layer *layer, const uint32_t *weights, const nn_word *x,
-                                                uint32_t row, uint32_t rows, void *output)
+NN_INLINE const uint32_t *nn_linear_quads_group(const nn_linear_quads_layer *layer, const uint32_t *weights,
+                                                const nn_word *x, uint32_t row, uint32_t rows, void *output)
 {
     const uint32_t fours = nn_linear_fours(&layer->shape), segment = layer->segment ? layer->segment : fours;
     const int32_t *const bias = layer->bias + row;

@@ -31,6 +31,9 @@ _LANE_INPUTS = 16
 # Fours of inputs with which the sums of four rows fit whatever they are: 8 * 255 * 256 < 2**19.
 _SEGMENT = 64
 
+# Words of weights from which on a loop of twice the code costs little beside them.
+_LONG = 2048
+
 
 def lanes_hold(weight_bits: int, input_bits: int) -> bool:
     """Whether the lower row's products with 16 inputs stay below the upper row."""
@@ -119,11 +122,12 @@ class FieldsLinear(Form["Linear"]):
             )
         groups = -(-outputs // 4)
         two = 0 < outputs % 4 < 3
+        words = fours(inputs) * (2 * groups - two)
         return Cost(
-            flash=4 * fours(inputs) * (2 * groups - two) + 8 * outputs,
+            flash=4 * words + 8 * outputs,
             scratch=self._scratch(layer, site),
-            instructions=fours(inputs) * (16 * groups - 5 * two) + groups * finish_instructions(layer) + prepared,
-            code=490,
+            instructions=8 * words + 3 * fours(inputs) * two + groups * finish_instructions(layer) + prepared,
+            code=740 if words >= _LONG else 490,
         )
 
     def writes(self, layer: Linear, site: Site) -> frozenset[Storage]:
@@ -148,6 +152,7 @@ class FieldsLinear(Form["Linear"]):
                 "rows": input_rows(site),
                 "weight_bits": layer.weight_bits,
                 "segment": 0 if lanes or bounded else _SEGMENT,
+                "turn": 8 if weights.size >= _LONG else 4,
                 "lanes": lanes,
                 "narrow": rounds(layer.weight, layer.bias, layer.requantize, bits),
                 "weights": Reference("weights"),
