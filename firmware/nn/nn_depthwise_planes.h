@@ -1,5 +1,5 @@
-/* Depthwise convolution with 3x3 kernels, stride 1 or 2, on planes of 16-bit elements: two multiplications per
- * instruction, four outputs at a time.
+/* Depthwise convolution with 3x3 kernels, stride 1, on planes of 16-bit elements: two multiplications per instruction,
+ * four outputs at a time.
  *
  * Optimal for cores with the DSP extension, channels in fours, outputs of 8, 4 or 2 bits. A block of rows of outputs at
  * a time, and of it four channels: what they read becomes four planes in scratch, padded with the input's zero point.
@@ -38,9 +38,9 @@ typedef struct {
 } nn_planes_pass;
 
 /* How a pass is made. pitch: bytes of a row of a plane. distance: bytes between neighbouring outputs, at most 2047.
- * stride: 1 or 2. zero_point, bits: of the outputs. */
+ * zero_point, bits: of the outputs. */
 typedef struct {
-    uint32_t pitch, distance, stride;
+    uint32_t pitch, distance;
     int32_t zero_point;
     uint32_t bits;
 } nn_planes_kind;
@@ -58,52 +58,15 @@ typedef struct {
 } nn_depthwise_planes_layer;
 
 #if NN_DSP
-/* The products of a row of four elements with a row of the kernel, for two neighbouring outputs `a` and `b`, which begin
- * at `ia` and `ib`: of the elements in r0 and r3, then (stride 2) of the one after them, which is in r0 by then. `ib` may
- * be `a`. */
-#define NN_PLANES_FRONT_FROM(u, v, a, b, ia, ib)             \
-    ".if %c[stride] == 1\n\t"                                \
+/* The products of a row of four elements in r0 and r3 with a row of the kernel, for two neighbouring outputs `a` and `b`,
+ * which begin at `ia` and `ib`. `ib` may be `a`. */
+#define NN_PLANES_ROW_FROM(u, v, a, b, ia, ib)               \
     "smlatb " b ", r0, " u ", " ib "\n\t"                    \
     "smlad " a ", r0, " u ", " ia "\n\t"                     \
     "smlabt " a ", r3, " v ", " a "\n\t"                     \
-    "smlad " b ", r3, " v ", " b "\n\t"                      \
-    ".else\n\t"                                              \
-    "smlad " b ", r3, " u ", " ib "\n\t"                     \
-    "smlad " a ", r0, " u ", " ia "\n\t"                     \
-    "smlabt " a ", r3, " v ", " a "\n\t"                     \
-    ".endif\n\t"
-#define NN_PLANES_FRONT(u, v, a, b) NN_PLANES_FRONT_FROM(u, v, a, b, a, b)
-#define NN_PLANES_BACK(v, b)                                 \
-    ".if %c[stride] == 2\n\t"                                \
-    "smlabt " b ", r0, " v ", " b "\n\t"                     \
-    ".endif\n\t"
+    "smlad " b ", r3, " v ", " b "\n\t"
+#define NN_PLANES_ROW(u, v, a, b) NN_PLANES_ROW_FROM(u, v, a, b, a, b)
 #define NN_PLANES_LOAD(n) "ldrd r0, r3, [r1, #" #n " * %c[pitch]]\n\t"
-#define NN_PLANES_LOAD_NEXT(n)                               \
-    ".if %c[stride] == 2\n\t"                                \
-    "ldr r0, [r1, #" #n " * %c[pitch] + 8]\n\t"              \
-    ".endif\n\t"
-/* A row that only the upper, or only the lower outputs read. */
-#define NN_PLANES_UPPER(n, u, v)                             \
-    NN_PLANES_LOAD(n) NN_PLANES_FRONT(u, v, "r10", "r11")    \
-    NN_PLANES_LOAD_NEXT(n) NN_PLANES_BACK(v, "r11")
-#define NN_PLANES_LOWER(n, u, v)                             \
-    NN_PLANES_LOAD(n) NN_PLANES_FRONT(u, v, "r12", "lr")     \
-    NN_PLANES_LOAD_NEXT(n) NN_PLANES_BACK(v, "lr")
-/* The first row, and the first one that the lower outputs read, too: the bias is in r12. */
-#define NN_PLANES_FIRST(n, u, v)                             \
-    NN_PLANES_LOAD(n) NN_PLANES_FRONT_FROM(u, v, "r10", "r11", "r12", "r12") \
-    NN_PLANES_LOAD_NEXT(n) NN_PLANES_BACK(v, "r11")
-#define NN_PLANES_BOTH_FIRST(n, u, v, p, q)                  \
-    NN_PLANES_LOAD(n) NN_PLANES_FRONT(u, v, "r10", "r11")    \
-    NN_PLANES_FRONT_FROM(p, q, "r12", "lr", "r12", "r12")    \
-    NN_PLANES_LOAD_NEXT(n) NN_PLANES_BACK(v, "r11")          \
-    NN_PLANES_BACK(q, "lr")
-/* A row that both read. */
-#define NN_PLANES_BOTH(n, u, v, p, q)                        \
-    NN_PLANES_LOAD(n) NN_PLANES_FRONT(u, v, "r10", "r11")    \
-    NN_PLANES_FRONT(p, q, "r12", "lr")                       \
-    NN_PLANES_LOAD_NEXT(n) NN_PLANES_BACK(v, "r11")          \
-    NN_PLANES_BACK(q, "lr")
 #else
 /* The sum for the output that begins at elements `x` of a plane. */
 NN_INLINE int32_t nn_planes_sum(const nn_planes_pass *pass, const int16_t *x, uint32_t pitch)
@@ -136,17 +99,12 @@ NN_INLINE void nn_planes_run(const nn_planes_pass *pass, nn_planes_kind kind)
         "ldm r0, {r4, r5, r6, r7, r8, r9}\n"
         "1:\n\t"
         "ldr r12, [sp]\n\t"
-        NN_PLANES_FIRST(0, "r4", "r5")
-        ".if %c[stride] == 1\n\t"
-        NN_PLANES_BOTH_FIRST(1, "r6", "r7", "r4", "r5")
-        NN_PLANES_BOTH(2, "r8", "r9", "r6", "r7")
-        NN_PLANES_LOWER(3, "r8", "r9")
-        ".else\n\t"
-        NN_PLANES_UPPER(1, "r6", "r7")
-        NN_PLANES_BOTH_FIRST(2, "r8", "r9", "r4", "r5")
-        NN_PLANES_LOWER(3, "r6", "r7")
-        NN_PLANES_LOWER(4, "r8", "r9")
-        ".endif\n\t"
+        /* What only the upper, what both, and what only the lower outputs read; the bias is in r12. */
+        NN_PLANES_LOAD(0) NN_PLANES_ROW_FROM("r4", "r5", "r10", "r11", "r12", "r12")
+        NN_PLANES_LOAD(1) NN_PLANES_ROW("r6", "r7", "r10", "r11")
+        NN_PLANES_ROW_FROM("r4", "r5", "r12", "lr", "r12", "r12")
+        NN_PLANES_LOAD(2) NN_PLANES_ROW("r8", "r9", "r10", "r11") NN_PLANES_ROW("r6", "r7", "r12", "lr")
+        NN_PLANES_LOAD(3) NN_PLANES_ROW("r8", "r9", "r12", "lr")
         "ldrd r0, r3, [sp, #8]\n\t"
         "smmulr r10, r10, r0\n\t"
         "smmulr r11, r11, r0\n\t"
@@ -170,7 +128,7 @@ NN_INLINE void nn_planes_run(const nn_planes_pass *pass, nn_planes_kind kind)
         "strb r10, [r2]\n\t"
         "cmp r1, r0\n\t"
         "subw r2, r2, #2 * %c[distance]\n\t"
-        "subw r1, r1, #4 * %c[stride]\n\t"
+        "sub r1, r1, #4\n\t"
         "bne 1b\n\t"
         /* The next two rows, if there are any. */
         "ldrd r3, r10, [sp, #20]\n\t"
@@ -183,19 +141,19 @@ NN_INLINE void nn_planes_run(const nn_planes_pass *pass, nn_planes_kind kind)
         "bne 1b\n\t"
         "add sp, #40"
         : "+r"(parameters)
-        : [pitch] "i"(kind.pitch), [distance] "i"(kind.distance), [stride] "i"(kind.stride),
-          [zero_point] "i"(kind.zero_point), [bits] "i"(kind.bits)
+        : [pitch] "i"(kind.pitch), [distance] "i"(kind.distance), [zero_point] "i"(kind.zero_point),
+          [bits] "i"(kind.bits)
         : "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");
 #else
-    const uint32_t pairs = (uint32_t)(pass->x - pass->first) / kind.stride + 1u;
+    const uint32_t pairs = (uint32_t)(pass->x - pass->first) + 1u;
     const nn_word *first = pass->first;
     uint8_t *output = pass->output;
     for (; first != pass->end; first += pass->first_turn / 4u) {
         for (uint32_t pair = pairs; pair-- > 0; output -= 2u * kind.distance) {
             for (uint32_t right = 2; right-- > 0;) {
                 for (uint32_t below = 2; below-- > 0;) {
-                    const nn_word *const corner = first + pair * kind.stride + below * kind.stride * kind.pitch / 4u;
-                    const int64_t sum = nn_planes_sum(pass, (const int16_t *)corner + right * kind.stride, kind.pitch);
+                    const nn_word *const corner = first + pair + below * kind.pitch / 4u;
+                    const int64_t sum = nn_planes_sum(pass, (const int16_t *)corner + right, kind.pitch);
                     const int64_t rounded = (sum * pass->multiplier + ((int64_t)1 << 31)) >> 32;
                     output[below * pass->row + right * kind.distance] =
                         (uint8_t)nn_clamp(rounded + kind.zero_point, kind.bits);
@@ -212,13 +170,13 @@ NN_INLINE void nn_planes_run(const nn_planes_pass *pass, nn_planes_kind kind)
 /* Words of a row of a plane. */
 NN_INLINE uint32_t nn_depthwise_planes_words(const nn_conv2d_shape *s)
 {
-    return (s->columns + 1u) / 2u * s->stride[1] + 1u;
+    return (s->columns + 1u) / 2u + 1u;
 }
 
 /* Rows of a plane for `rows` rows of outputs. */
-NN_INLINE uint32_t nn_depthwise_planes_height(const nn_conv2d_shape *s, uint32_t rows)
+NN_INLINE uint32_t nn_depthwise_planes_height(uint32_t rows)
 {
-    return ((rows + 1u) / 2u * 2u - 1u) * s->stride[0] + 3u;
+    return (rows + 1u) / 2u * 2u + 2u;
 }
 
 /* Four channels of a pixel, of 8, 4 or 2 bits, as bytes. channel: the first, a multiple of four. */
@@ -338,12 +296,12 @@ NN_INLINE void nn_depthwise_planes(const nn_depthwise_planes_layer *layer, const
     const bool packed = s->output != NN_U8;
     const uint32_t distance = packed ? 4u : s->channels, row_bytes = s->columns * distance;
     nn_word *const planes = scratch;
-    uint8_t *const collected = (uint8_t *)(planes + 4u * nn_depthwise_planes_height(s, layer->block) * words);
+    uint8_t *const collected = (uint8_t *)(planes + 4u * nn_depthwise_planes_height(layer->block) * words);
     for (uint32_t row = 0; row < s->rows; row += layer->block) {
         const bool whole = s->rows % layer->block == 0 || row + layer->block <= s->rows;
         const uint32_t rows = whole ? layer->block : s->rows - row;
-        const uint32_t height = nn_depthwise_planes_height(s, rows);
-        const int32_t top = (int32_t)(row * s->stride[0]) - (int32_t)s->padding[0];
+        const uint32_t height = nn_depthwise_planes_height(rows);
+        const int32_t top = (int32_t)row - (int32_t)s->padding[0];
         for (uint32_t four = 0; four < s->channels; four += 4u) {
             nn_depthwise_planes_fill(layer, input, top, height, four, planes);
             for (uint32_t channel = four; channel < four + 4u; channel++) {
@@ -361,22 +319,22 @@ NN_INLINE void nn_depthwise_planes(const nn_depthwise_planes_layer *layer, const
                 pass.bias = layer->constants[2u * channel];
                 pass.unused = 0;
                 pass.multiplier = layer->constants[2u * channel + 1u];
-                pass.first_turn = 8u * s->stride[0] * words;
-                pass.x_turn = pass.first_turn + 4u * s->stride[1] * pairs;
+                pass.first_turn = 8u * words;
+                pass.x_turn = pass.first_turn + 4u * pairs;
                 pass.output_turn = 2u * row_bytes + 2u * distance * pairs;
                 pass.row = row_bytes;
                 pass.first = plane;
-                pass.x = plane + (pairs - 1u) * s->stride[1];
+                pass.x = plane + (pairs - 1u);
                 pass.output = first + (pairs - 1u) * 2u * distance;
-                pass.end = plane + rows / 2u * 2u * s->stride[0] * words;
+                pass.end = plane + rows / 2u * 2u * words;
                 if (rows >= 2u) {
                     layer->pass(&pass);
                 }
                 if (rows % 2u) {
                     /* The last row alone: what a second one would be is written over by it. */
                     pass.first = pass.end;
-                    pass.x = pass.first + (pairs - 1u) * s->stride[1];
-                    pass.end = pass.first + 2u * s->stride[0] * words;
+                    pass.x = pass.first + (pairs - 1u);
+                    pass.end = pass.first + 2u * words;
                     pass.output = first + (rows - 1u) * row_bytes + (pairs - 1u) * 2u * distance;
                     pass.row = 0;
                     layer->pass(&pass);

@@ -463,18 +463,6 @@ NN_INLINE void nn_strided_run(const nn_strided_pass *pass, nn_strided_kind kind)
 
 /* ---- blocks */
 
-/* Four bytes of an output of 4 or 2 bits into their place. */
-NN_INLINE void nn_strided_pack(uint32_t bytes, uint8_t *target, nn_element element)
-{
-    if (element == NN_U4) {
-        const uint32_t pairs = bytes | bytes >> 4;
-        *(uint16_t *)(void *)target = (uint16_t)((pairs & 0xFFu) | (pairs >> 8 & 0xFF00u));
-    } else {
-        const uint32_t pairs = bytes | bytes >> 6;
-        *target = (uint8_t)((pairs & 0xFu) | (pairs >> 12 & 0xF0u));
-    }
-}
-
 NN_INLINE void nn_depthwise_strided(const nn_depthwise_strided_layer *layer, const void *input, void *output,
                                     void *scratch)
 {
@@ -529,7 +517,7 @@ NN_INLINE void nn_depthwise_strided(const nn_depthwise_strided_layer *layer, con
             for (uint32_t line = 0; line < lines; line++) {
                 for (uint32_t column = 0; column < s->columns; column++) {
                     const uint32_t outputs = ((const nn_word *)(const void *)bytes)[line * s->columns + column];
-                    nn_strided_pack(outputs, target + line * out_row + (column * s->channels + 4u * four) * out_bits / 8u,
+                    nn_put_four(outputs, target + line * out_row + (column * s->channels + 4u * four) * out_bits / 8u,
                                     s->output);
                 }
             }

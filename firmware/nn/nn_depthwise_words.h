@@ -1,7 +1,6 @@
-/* Depthwise convolution with 3x3 kernels, stride 1 or 2, on words of two channels: four channels at two positions at a
- * time.
+/* Depthwise convolution with 3x3 kernels, stride 1, on words of two channels: four channels at two positions at a time.
  *
- * Optimal for cores with the DSP extension, channels in fours, small images and stride 2; outputs of 8, 4 or 2 bits.
+ * Optimal for cores with the DSP extension, channels in fours, small images; outputs of 8, 4 or 2 bits.
  * Positions go along one axis of the image, `lines` along the other: along rows, or, transposed, along columns, where
  * that leaves fewer positions without a partner. A block of lines of outputs at a time, and of it four channels: the
  * lines that they read become, in scratch, two words per position, channels 0 and 2, then 1 and 3, padded at their ends
@@ -37,9 +36,9 @@ typedef struct {
     uint32_t x_line;
 } nn_words_pass;
 
-/* How a pass is made. rows: of the kernel. pitch: bytes of a line. stride: 1 or 2. centred, bits: as nn_tile_kind. */
+/* How a pass is made. rows: of the kernel. pitch: bytes of a line. centred, bits: as nn_tile_kind. */
 typedef struct {
-    uint32_t rows, pitch, stride;
+    uint32_t rows, pitch;
     bool centred;
     uint32_t bits;
 } nn_words_kind;
@@ -78,20 +77,12 @@ enum {
     "smlatt lr, r3, r5, lr\n\t"
 #define NN_WORDS_WEIGHT "ldrd r4, r5, [r1], #8\n\t"
 #define NN_WORDS_X(n) "ldrd r2, r3, [r0, #8 * " #n " + nn_line]\n\t"
-/* One row of the kernel, nn_line bytes from r0; weights lie in the order in which neighbours share what they read. */
+/* One row of the kernel, nn_line bytes from r0. */
 #define NN_WORDS_ROW                               \
-    ".if %c[stride] == 1\n\t" NN_WORDS_WEIGHT      \
-    NN_WORDS_X(0) NN_WORDS_FIRST                   \
+    NN_WORDS_WEIGHT NN_WORDS_X(0) NN_WORDS_FIRST   \
     NN_WORDS_X(1) NN_WORDS_SECOND NN_WORDS_WEIGHT NN_WORDS_FIRST \
     NN_WORDS_X(2) NN_WORDS_SECOND NN_WORDS_WEIGHT NN_WORDS_FIRST \
-    NN_WORDS_X(3) NN_WORDS_SECOND                  \
-    ".else\n\t" NN_WORDS_WEIGHT                    \
-    NN_WORDS_X(0) NN_WORDS_FIRST                   \
-    NN_WORDS_X(2) NN_WORDS_SECOND NN_WORDS_WEIGHT NN_WORDS_FIRST \
-    NN_WORDS_X(4) NN_WORDS_SECOND NN_WORDS_WEIGHT  \
-    NN_WORDS_X(1) NN_WORDS_FIRST                   \
-    NN_WORDS_X(3) NN_WORDS_SECOND                  \
-    ".endif\n\t"
+    NN_WORDS_X(3) NN_WORDS_SECOND
 #endif
 
 NN_INLINE void nn_words_run(const nn_words_pass *pass, nn_words_kind kind)
@@ -124,9 +115,9 @@ NN_INLINE void nn_words_run(const nn_words_pass *pass, nn_words_kind kind)
         "add r1, r1, r2, lsl #1\n\t"
         "str r1, [sp, #16]\n\t"
         ".if %c[near] || %c[rows] == 1\n\t"
-        "add r0, r0, #16 * %c[stride]\n\t"
+        "add r0, r0, #16\n\t"
         ".else\n\t"
-        "subw r0, r0, #(%c[rows] - 1) * %c[pitch] - 16 * %c[stride]\n\t"
+        "subw r0, r0, #(%c[rows] - 1) * %c[pitch] - 16\n\t"
         ".endif\n\t"
         "cmp r0, r3\n\t"
         "bne 1b\n\t"
@@ -143,23 +134,21 @@ NN_INLINE void nn_words_run(const nn_words_pass *pass, nn_words_kind kind)
         "bne 1b\n\t"
         "add sp, #48"
         : "+r"(parameters)
-        : [near] "i"((kind.rows - 1u) * kind.pitch <= NN_WORDS_NEAR), [rows] "i"(kind.rows), [pitch] "i"(kind.pitch), [stride] "i"(kind.stride), [centred] "i"(kind.centred),
-          [bits] "i"(kind.bits)
+        : [near] "i"((kind.rows - 1u) * kind.pitch <= NN_WORDS_NEAR), [rows] "i"(kind.rows), [pitch] "i"(kind.pitch),
+          [centred] "i"(kind.centred), [bits] "i"(kind.bits)
         : "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");
 #else
-    static const uint32_t order[2][3] = {{0, 1, 2}, {0, 2, 1}}; /* taps as they lie among the weights */
     const nn_word *x = pass->x, *end = pass->x_end;
     uint8_t *output = pass->output;
     for (uint32_t line = 0; line < pass->lines; line++) {
-        for (; x != end; x += 4u * kind.stride, output += 2u * pass->distance) {
+        for (; x != end; x += 4u, output += 2u * pass->distance) {
             for (uint32_t second = 0; second < 2u; second++) {
                 for (uint32_t channel = 0; channel < 4u; channel++) {
                     /* Channels 0 and 2 are in the first word, 1 and 3 in the second. */
                     const uint32_t word = channel % 2u, shift = channel / 2u * 16u;
                     uint32_t sum = (uint32_t)pass->bias[channel];
                     for (uint32_t tap = 0; tap < 3u * kind.rows; tap++) {
-                        const uint32_t at = second * kind.stride + order[kind.stride - 1u][tap % 3u];
-                        const uint32_t element = x[tap / 3u * kind.pitch / 4u + 2u * at + word];
+                        const uint32_t element = x[tap / 3u * kind.pitch / 4u + 2u * (second + tap % 3u) + word];
                         sum += (uint32_t)((int16_t)(element >> shift) *
                                           (int16_t)(pass->weights[2u * tap + word] >> shift));
                     }
@@ -196,9 +185,9 @@ NN_INLINE nn_words_axis nn_depthwise_words_axis(const nn_conv2d_shape *s, bool v
 }
 
 /* Positions of a line in scratch. */
-NN_INLINE uint32_t nn_depthwise_words_positions(uint32_t outputs, uint32_t stride)
+NN_INLINE uint32_t nn_depthwise_words_positions(uint32_t outputs)
 {
-    return (outputs + 1u) / 2u * 2u * stride + (stride == 1u ? 2u : 1u);
+    return (outputs + 1u) / 2u * 2u + 2u;
 }
 
 /* `count` positions of four channels from `source` on, `step` bytes apart, into two words of two halves each; returns
@@ -243,7 +232,7 @@ NN_INLINE nn_word *nn_words_split(const uint8_t *source, uint32_t step, uint32_t
 NN_INLINE void nn_depthwise_words_line(const nn_depthwise_words_layer *layer, const nn_words_axis *axis,
                                        const uint8_t *source, nn_word *target)
 {
-    const uint32_t positions = nn_depthwise_words_positions(axis->outputs, layer->shape.stride[0]);
+    const uint32_t positions = nn_depthwise_words_positions(axis->outputs);
     const uint32_t wanted = positions - axis->padding, most = wanted < axis->size ? wanted : axis->size;
     const uint32_t inside = source ? most : 0u;
     const nn_word padding = (uint32_t)layer->input_zero_point * 0x00010001u;
@@ -260,12 +249,10 @@ NN_INLINE void nn_depthwise_words_line(const nn_depthwise_words_layer *layer, co
 NN_INLINE void nn_depthwise_words_weights(const nn_depthwise_words_layer *layer, uint32_t four, nn_word *target)
 {
     const uint32_t channels = layer->shape.channels, bits = layer->weight_bits;
-    const bool skipping = layer->shape.stride[0] == 2u;
     NN_UNROLL
     for (uint32_t row = 0; row < 3u; row++) {
         NN_UNROLL
-        for (uint32_t i = 0; i < 3u; i++) {
-            const uint32_t column = skipping && i > 0 ? 3u - i : i;
+        for (uint32_t column = 0; column < 3u; column++) {
             const uint32_t tap = layer->transposed ? 3u * column + row : 3u * row + column;
             uint32_t even = 0, odd = 0;
             if (bits == 8u) {
@@ -302,20 +289,19 @@ NN_INLINE void nn_depthwise_words(const nn_depthwise_words_layer *layer, const v
     const nn_conv2d_shape *s = &layer->shape;
     const nn_words_axis across = nn_depthwise_words_axis(s, layer->transposed);
     const nn_words_axis down = nn_depthwise_words_axis(s, !layer->transposed);
-    const uint32_t stride = s->stride[0], pairs = (across.outputs + 1u) / 2u;
-    const uint32_t words = 2u * nn_depthwise_words_positions(across.outputs, stride);
+    const uint32_t pairs = (across.outputs + 1u) / 2u, words = 2u * nn_depthwise_words_positions(across.outputs);
     nn_word *const weights = scratch, *const lines = weights + NN_WORDS_WEIGHTS;
     const int32_t size = (int32_t)down.size, padding = (int32_t)down.padding;
     const bool leaving_out = layer->input_zero_point == 0;
     nn_words_pass pass;
     pass.distance = across.output_step;
-    pass.x_line = 4u * stride * words;
-    pass.x_turn = pass.x_line - 16u * stride * pairs;
+    pass.x_line = 4u * words;
+    pass.x_turn = pass.x_line - 16u * pairs;
     pass.output_turn = (int32_t)down.output_step - (int32_t)(2u * pairs * across.output_step);
     pass.zero_points = (uint32_t)layer->output_zero_point * 0x00010001u;
     for (uint32_t block = 0; block < down.outputs; block += layer->block) {
         const uint32_t last = block + layer->block < down.outputs ? block + layer->block : down.outputs;
-        const int32_t first = (int32_t)(block * stride) - padding, reach = (int32_t)((last - 1u) * stride + 3u) - padding;
+        const int32_t first = (int32_t)block - padding, reach = (int32_t)(last + 2u) - padding;
         const int32_t lowest = leaving_out ? nn_max(first, 0) : first;
         const int32_t highest = leaving_out && reach > size ? size : reach;
         for (uint32_t four = 0; four < s->channels; four += 4u) {
@@ -330,17 +316,17 @@ NN_INLINE void nn_depthwise_words(const nn_depthwise_words_layer *layer, const v
             pass.bias = layer->constants + 2u * four;
             pass.multipliers = pass.bias + 4;
             for (uint32_t line = block; line < last; line += pass.lines) {
-                const int32_t top = (int32_t)(line * stride) - padding;
+                const int32_t top = (int32_t)line - padding;
                 const uint32_t skipped = leaving_out && top < 0 ? (uint32_t)-top : 0u;
                 const uint32_t rows = leaving_out ? (uint32_t)(size - top < 3 ? size - top : 3) - skipped : 3u;
                 pass.lines = 1;
                 if (rows == 3u) {
                     /* All lines that have three rows: this one and those behind it. */
-                    const uint32_t whole = leaving_out ? (uint32_t)(size - 3 - top) / stride + 1u : last - line;
+                    const uint32_t whole = leaving_out ? (uint32_t)(size - 2 - top) : last - line;
                     pass.lines = whole < last - line ? whole : last - line;
                 }
                 pass.x = lines + (uint32_t)(top + (int32_t)skipped - lowest) * words;
-                pass.x_end = pass.x + 4u * stride * pairs;
+                pass.x_end = pass.x + 4u * pairs;
                 pass.weights = weights + 6u * skipped;
                 pass.output = (uint8_t *)output + line * down.output_step + four * nn_element_bits(s->output) / 8u;
                 layer->passes[rows - 1u](&pass);

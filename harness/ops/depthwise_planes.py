@@ -1,4 +1,4 @@
-"""Depthwise convolution on planes of 16-bit elements (nn_depthwise_planes.h): 3x3 kernels on cores with DSP."""
+"""Depthwise convolution on planes of 16-bit elements (nn_depthwise_planes.h): 3x3, stride 1, on cores with DSP."""
 
 from __future__ import annotations
 
@@ -45,14 +45,13 @@ class PlanesDepthwise(Form["DepthwiseConv2d"]):
 
     def applicable(self, layer: DepthwiseConv2d, site: Site) -> bool:
         requantize = layer.requantize
-        if not site.target.dsp or layer.weight.shape[1:] != (3, 3) or layer.stride not in ((1, 1), (2, 2)):
+        if not site.target.dsp or layer.weight.shape[1:] != (3, 3) or layer.stride != (1, 1):
             return False
         if requantize is None or not (requantize.shift == 32).all() or requantize.bits != site.output.bits:
             return False
         pitch = 4 * self._block(layer, site).words
-        furthest = 3 * pitch + 4 if layer.stride == (1, 1) else 4 * pitch + 8
         channels = len(layer.weight)
-        return channels % 4 == 0 and 2 * channels <= _LARGEST_STEP and furthest <= _LARGEST_LOAD
+        return channels % 4 == 0 and 2 * channels <= _LARGEST_STEP and 3 * pitch + 4 <= _LARGEST_LOAD
 
     def cost(self, layer: DepthwiseConv2d, site: Site) -> Cost:
         channels, block = len(layer.weight), self._block(layer, site)
@@ -66,9 +65,7 @@ class PlanesDepthwise(Form["DepthwiseConv2d"]):
         return Cost(
             flash=packed.weights_bytes(9, channels, layer.weight_bits) + 8 * channels,
             scratch=self._scratch(layer, site),
-            instructions=channels * (quads * (48 if layer.stride == (1, 1) else 54) + 4 * rows + blocks * setup)
-            + filled
-            + packing,
+            instructions=channels * (quads * 48 + 4 * rows + blocks * setup) + filled + packing,
             code=750,
             shared={self._pass(layer, site)[0]: 330},
         )
@@ -111,7 +108,6 @@ class PlanesDepthwise(Form["DepthwiseConv2d"]):
         kind = {
             "pitch": 4 * self._block(layer, site).words,
             "distance": 4 if site.output.packed else len(layer.weight),
-            "stride": layer.stride[0],
             "zero_point": layer.requantize.zero_point,
             "bits": layer.requantize.bits,
         }
@@ -122,11 +118,10 @@ class PlanesDepthwise(Form["DepthwiseConv2d"]):
 
     def _block(self, layer: DepthwiseConv2d, site: Site) -> _Block:
         rows, columns, _ = site.output_shape
-        stride = layer.stride[0]
-        words = -(-columns // 2) * stride + 1
+        words = -(-columns // 2) + 1
 
         def of(count: int) -> _Block:
-            return _Block(count, words, (-(-count // 2) * 2 - 1) * stride + 3)
+            return _Block(count, words, -(-count // 2) * 2 + 2)
 
         fitting = [of(count) for count in (rows, *range(2, rows, 2)) if of(count).bytes <= _PLANES]
         most = max((block.rows for block in fitting), default=min(rows, 2))

@@ -114,9 +114,12 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
         largest = 2 ** (31 - _stored_bits(layer))
         if layer.bias.min() < -largest or layer.bias.max() >= largest:
             return False
-        if channels % 4 or 8 * channels > _LARGEST_LOAD or max(layer.padding) > 2:
+        if channels % 4 or max(layer.padding) > 2:
             return False
-        return _pitch(_pairs(layer, site)) <= _LARGEST_STEP
+        # Of a group of pixels, the first and the last.
+        pairs = _pairs(layer, site)
+        reach = (5 if pairs == 3 else 3) * channels * site.input.bits // 8
+        return reach <= _LARGEST_LOAD and _pitch(pairs) <= _LARGEST_STEP
 
     def cost(self, layer: DepthwiseConv2d, site: Site) -> Cost:
         plan = self._plan(layer, site)

@@ -1,4 +1,4 @@
-"""Depthwise convolution on words of two channels (nn_depthwise_words.h): 3x3 kernels on cores with DSP."""
+"""Depthwise convolution on words of two channels (nn_depthwise_words.h): 3x3, stride 1, on cores with DSP."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class WordsDepthwise(Form["DepthwiseConv2d"]):
     asymmetric = True
 
     def applicable(self, layer: DepthwiseConv2d, site: Site) -> bool:
-        if not site.target.dsp or layer.weight.shape[1:] != (3, 3) or layer.stride not in ((1, 1), (2, 2)):
+        if not site.target.dsp or layer.weight.shape[1:] != (3, 3) or layer.stride != (1, 1):
             return False
         if layer.requantize is None or layer.requantize.bits != site.output.bits or len(layer.weight) % 4:
             return False
@@ -62,15 +62,15 @@ class WordsDepthwise(Form["DepthwiseConv2d"]):
         if max(layer.padding) > 2 or not tile.rounds(layer.weight, layer.bias, layer.requantize, site.input.bits):
             return False
         walk = self._walk(layer, site)
-        rows = [_rows(walk, layer.stride[0], line) for line in range(walk.outputs[0])]
+        rows = [_rows(walk, line) for line in range(walk.outputs[0])]
         return min(rows) > 0 and 2 * walk.pitch <= _LARGEST_STEP
 
     def cost(self, layer: DepthwiseConv2d, site: Site) -> Cost:
-        fours, walk, stride = len(layer.weight) // 4, self._walk(layer, site), layer.stride[0]
+        fours, walk = len(layer.weight) // 4, self._walk(layer, site)
         return Cost(
             flash=packed.weights_bytes(9, 4 * fours, layer.weight_bits) + 32 * fours,
             scratch=_WEIGHTS + walk.bytes,
-            instructions=fours * self._instructions(layer, site, walk, stride),
+            instructions=fours * self._instructions(layer, site, walk),
             code=1000,
             shared={name: 230 + 130 * rows for rows, (name, _) in self._passes(layer, site, walk).items()},
         )
@@ -115,11 +115,10 @@ class WordsDepthwise(Form["DepthwiseConv2d"]):
         """By rows of the kernel: the C function that computes lines with so many, and its definition."""
         assert layer.requantize is not None
         found = {}
-        for rows in sorted({_rows(walk, layer.stride[0], line) for line in range(walk.outputs[0])}):
+        for rows in sorted({_rows(walk, line) for line in range(walk.outputs[0])}):
             kind = {
                 "rows": str(rows),
                 "pitch": str(walk.pitch),
-                "stride": str(layer.stride[0]),
                 "centred": "true" if layer.requantize.zero_point else "false",
                 "bits": str(layer.requantize.bits),
             }
@@ -129,11 +128,10 @@ class WordsDepthwise(Form["DepthwiseConv2d"]):
             found[rows] = (name, f"NN_SHARED void {name}(const nn_words_pass *pass)\n{{\n    {body}\n}}")
         return found
 
-    def _instructions(self, layer: DepthwiseConv2d, site: Site, walk: _Walk, stride: int) -> int:
+    def _instructions(self, layer: DepthwiseConv2d, site: Site, walk: _Walk) -> int:
         """Of four channels."""
         lines, positions = walk.outputs
-        row = 31 if stride == 1 else 32
-        per_pair = [33 + row * _rows(walk, stride, line) for line in range(lines)]
+        per_pair = [33 + 31 * _rows(walk, line) for line in range(lines)]
         blocks = -(-lines // walk.block)
         calls = blocks + (0 if walk.whole else min(lines - 1, 2))
         expand = {8: 0, 4: 5, 2: 5}[site.input.bits]
@@ -147,11 +145,11 @@ class WordsDepthwise(Form["DepthwiseConv2d"]):
         height, width, _ = site.input_shape
         transposed = rows * -(-columns // 2) > columns * -(-rows // 2)
         outputs, size = ((columns, rows), (width, height)) if transposed else ((rows, columns), (height, width))
-        stride, whole = layer.stride[0], layer.input_zero_point != 0
-        pitch = 8 * (-(-outputs[1] // 2) * 2 * stride + (2 if stride == 1 else 1))
+        whole = layer.input_zero_point != 0
+        pitch = 8 * (-(-outputs[1] // 2) * 2 + 2)
 
         def lines(block: int) -> int:
-            needed = (block - 1) * stride + 3
+            needed = block + 2
             return needed if whole else min(needed, size[0])
 
         block = max([1, *(count for count in range(1, outputs[0] + 1) if lines(count) * pitch <= _LINES)])
@@ -159,7 +157,7 @@ class WordsDepthwise(Form["DepthwiseConv2d"]):
         return _Walk(transposed, outputs, size, layer.padding[transposed], whole, block, pitch, lines(block))
 
 
-def _rows(walk: _Walk, stride: int, line: int) -> int:
+def _rows(walk: _Walk, line: int) -> int:
     """Rows of the kernel inside of the image, for a line of outputs."""
-    top = line * stride - walk.padding
+    top = line - walk.padding
     return 3 if walk.whole else min(top + 3, walk.size[0]) - max(top, 0)
