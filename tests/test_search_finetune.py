@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from search_networks import Small, normed, small
+from test_mixed_graph import Residual, randomized
+from test_mixed_quantize import SHAPE
 
 from harness import pipeline
 from harness.compress import finetune as module
@@ -145,6 +147,41 @@ def test_folding_keeps_the_integers_and_what_the_statistics_make_of_them(
                 student(part)
         means.append(student.norms["conv"].mean)
     assert torch.allclose(*means, atol=1e-5)
+
+
+def test_a_students_sums_have_the_short_multipliers_of_the_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    graph = trace(randomized(Residual()), SHAPE, "net")
+    x = np.random.default_rng(1).normal(0.3, 1.0, (256, *SHAPE)).astype(np.float32)
+    student = Student(graph, quantize(graph, x, policy=policy.uniform(graph, 8)))
+    integers = student.to_graph()
+    source, target = integers.input_tensor, integers.output
+    assert source.scale is not None and target.scale is not None
+    q = np.clip(np.rint(x / source.scale) + source.zero_point, 0, 255).astype(np.uint8)
+    expected = integers.infer(q).reshape(len(x), -1)
+
+    def differing() -> float:
+        with torch.no_grad():
+            seen = student(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).double().numpy()
+        return float((np.rint(seen / target.scale) != expected).mean())
+
+    exact = differing()
+    monkeypatch.setattr(Student, "_factors", lambda *arguments: (1.0, 1.0))
+    assert 2 * exact < differing()
+
+
+def test_scales_that_training_drives_out_of_range_are_refused_by_name(network: Graph, dataset: Dataset) -> None:
+    student = Student(network, evaluate.quantized(network, dataset, policy.uniform(network, 4)))
+    with torch.no_grad():
+        student.weight_scale["wide"] -= 40.0
+        student.bias["wide"].zero_()
+    with pytest.raises(InputError, match=r"layer wide: its requantisation factors, .* outside the arithmetic's range"):
+        student.to_graph()
+    with torch.no_grad():
+        student.weight_scale["wide"] += 40.0
+        student.activation_scale["add"] -= 30.0
+    with pytest.raises(InputError, match="layer add: its inputs' scales are outside the arithmetic's range"):
+        student.to_graph()
 
 
 def test_a_network_without_batch_norm_is_trained_as_before(network: Graph, dataset: Dataset, narrow: Policy) -> None:

@@ -15,7 +15,8 @@ from search_networks import mobilenet_v1
 
 from harness.errors import InputError
 from harness.graph.graph import Graph
-from harness.models import resolve
+from harness.graph.trace import trace
+from harness.models import catalogue, resolve
 from harness.search import memory_rule, policy, tensors
 from harness.search.tensors import Activation, Limits, Step, Table, Weights
 
@@ -70,6 +71,9 @@ def test_limits_that_two_bits_cannot_meet_name_the_smallest_that_would_do() -> N
     with pytest.raises(InputError, match=f"takes {least_ram:,}") as refused:
         memory_rule.find(network, Limits(FLASH, least_ram - 1))
     assert refused.value.hint == f"the smallest that would do: --ram {least_ram}"
+    with pytest.raises(InputError, match=rf"takes {least_flash:,}, .*; nor into .* takes {least_ram:,}") as refused:
+        memory_rule.find(network, Limits(1_000, 1_000))
+    assert refused.value.hint == f"the smallest that would do: --flash {least_flash} --ram {least_ram}"
     found = memory_rule.find(network, Limits(least_flash, least_ram))
     assert (found.bytes, found.peak_ram) == (least_flash, least_ram)
     with pytest.raises(InputError, match="must be above 0"):
@@ -151,6 +155,31 @@ def test_a_filled_policy_uses_the_flash(width: float, resolution: int) -> None:
     assert 0.99 * 2 * 2**20 <= alone.bytes <= 2 * 2**20 and set(alone.activations.values()) == {8}
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters", "weight_bytes", "peak", "bits", "filled"),
+    [
+        # Parameters as torchvision states them; bytes, peak and bits of a rerun of arXiv 1905.13082's code.
+        ("mobilenet-v2-1.0-224", 3_504_872, 3_469_760, 1_505_280, 4.84, 0.993),
+        ("mnasnet-b1-1.0-224", 4_383_312, 4_344_392, 802_816, 3.86, 0.999),
+    ],
+)
+def test_the_other_papers_networks_have_the_published_sizes(
+    name: str, parameters: int, weight_bytes: int, peak: int, bits: float, filled: float
+) -> None:
+    entry = catalogue.entry(name)
+    module = catalogue.build(entry)
+    assert sum(parameter.numel() for parameter in module.parameters()) == parameters
+    network = tensors.table(trace(module, entry.input_shape, name))
+    weights, activations = network.uniform(8)
+    assert network.weight_bytes(weights) == weight_bytes and network.ram(activations) == peak
+    assert network.mean_bits(2 * 2**20) == pytest.approx(bits, abs=0.005)
+    published, full = (
+        memory_rule.find(network, Limits(2 * 2**20), weights_only=True, fill=fill) for fill in (False, True)
+    )
+    assert published.peak_ram == full.peak_ram == peak and set(full.activations.values()) == {8}
+    assert published.bytes <= full.bytes <= 2 * 2**20 and full.bytes >= filled * 2 * 2**20
+
+
 @pytest.fixture(scope="module")
 def lenet() -> Graph:
     source = resolve.source("lenet5", None)
@@ -209,6 +238,9 @@ def test_a_policy_of_another_network_is_refused(lenet: Graph) -> None:
         ("[]", "is not a JSON object"),
         ('{"network": "lenet5", "weights": {}}', "lacks the key activations"),
         ('{"network": "lenet5", "weights": {"fc1": 5}, "activations": {}}', "layer fc1 have 5 bits"),
+        ('{"network": "lenet5", "weights": {"fc1": 8.0}, "activations": {}}', "layer fc1 have 8.0 bits"),
+        ('{"network": "lenet5", "weights": {"fc1": [8]}, "activations": {}}', r"layer fc1 have \[8\] bits"),
+        ('{"network": "lenet5", "weights": {}, "activations": {}, "score": NaN}', "score is nan"),
         ('{"network": "lenet5", "weights": {"fc1": true}, "activations": {}}', "layer fc1 have True bits"),
         ('{"network": "lenet5", "weights": [], "activations": {}}', "weights is not an object"),
         ('{"network": "lenet5", "weights": {}, "activations": {}, "bites": 1}', "unknown key"),

@@ -27,7 +27,7 @@ from harness.compress import layers
 from harness.compress.deep import checkpoint
 from harness.compress.deep.qat import deterministic, generator
 from harness.compress.layers import Weighted
-from harness.compress.quantize import quantize
+from harness.compress.quantize import quantize, requantization, sum_requantization
 from harness.compress.train import augmented
 from harness.data.base import Dataset, Split
 from harness.errors import InputError
@@ -37,7 +37,7 @@ from harness.graph.trace import BatchNorm
 from harness.models.catalogue import Recipe
 from harness.ops.add import Add
 from harness.ops.avg_pool2d import AvgPool2d
-from harness.ops.base import INT32_LIMIT, Operator, Requantization
+from harness.ops.base import INT32_LIMIT, Operator
 from harness.ops.max_pool2d import MaxPool2d
 from harness.ops.packing import WEIGHT_RANGES
 from harness.search.policy import Policy
@@ -160,7 +160,8 @@ class Student(nn.Module):
             else:
                 weight = self._weight(layer) if isinstance(layer, Weighted) else None
                 bias = self._bias(layer, scales[first]) if isinstance(layer, Weighted) else None
-                y = layers.apply(layer, [values[name] for name in layer.inputs], weight, bias)
+                inputs = [values[name] for name in layer.inputs]
+                y = layers.apply(layer, inputs, weight, bias, self._factors(layer, scales))
             scales[layer.output] = scales[first]
             if layer.name in self.activation_scale:
                 target = self.integers.tensors[layer.output]
@@ -171,6 +172,16 @@ class Student(nn.Module):
                 y = _whole(y, self._scales(layer).reshape(-1)[0] * scales[first])
             values[layer.output] = y
         return values[self.graph.layers[-1].output].flatten(1)
+
+    def _factors(self, layer: Operator, scales: Mapping[str, Tensor]) -> tuple[float, float]:
+        """What the multipliers of a sum, which are short, make of each input, where 1 would be exact."""
+        if not isinstance(layer, Add):
+            return 1.0, 1.0
+        target = float(self.activation_scale[layer.name].detach().exp())
+        first, second = (float(scales[name].detach()) / target for name in layer.inputs)
+        kept = Add.requantization((first, second), 0)
+        multipliers = kept.multiplier * 2.0 ** -kept.shift.astype(np.float64)
+        return float(multipliers[0] / first), float(multipliers[1] / second)
 
     def unfold(self, norms: Mapping[str, BatchNorm]) -> list[nn.Parameter]:
         """Lets BatchNorms live again: their statistics are those of each batch until `fold`. Returns their factors.
@@ -230,7 +241,8 @@ class Student(nn.Module):
     def to_graph(self) -> Graph:
         """The integer Graph of the present parameters; exact arithmetic from here on.
 
-        InputError, with the layer's name, where accumulators could overflow 32 bits.
+        InputError, with the layer's name, where accumulators could overflow 32 bits, and for scales outside the
+        arithmetic's range.
         """
         tensors = {self.graph.input: self.integers.input_tensor}
         finished: list[Operator] = []
@@ -247,15 +259,13 @@ class Student(nn.Module):
                     target = dataclasses.replace(target, scale=float(_scale(sources[0].scale) * scales[0]))
                 quantized = self._integers(layer, quantized, sources[0].zero_point, _scale(sources[0].scale), scales)
                 if quantized.requantize is not None:
-                    requantize = Requantization.from_scales(factors[0] * scales, target.zero_point, target.bits)
+                    requantize = requantization(layer, factors[0] * scales, target)
                     quantized = dataclasses.replace(quantized, requantize=requantize)
             elif isinstance(quantized, AvgPool2d):
-                requantize = Requantization.from_scales(
-                    np.array([factors[0] / quantized.count]), target.zero_point, target.bits
-                )
+                requantize = requantization(layer, np.array([factors[0] / quantized.count]), target)
                 quantized = dataclasses.replace(quantized, requantize=requantize)
             elif isinstance(quantized, Add):
-                requantize = Add.requantization((factors[0], factors[1]), target.zero_point, target.bits)
+                requantize = sum_requantization(quantized, (factors[0], factors[1]), target)
                 quantized = dataclasses.replace(quantized, requantize=requantize)
             else:
                 target = dataclasses.replace(sources[0], name=target.name, shape=target.shape)

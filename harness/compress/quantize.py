@@ -203,7 +203,7 @@ class Quantizer:
         requantize = None
         if not final:
             factors = source.scale * scales / (tensor.scale or 1.0)
-            requantize = _requantization(layer, factors, tensor)
+            requantize = requantization(layer, factors, tensor)
         quantized = dataclasses.replace(
             layer,
             weight=integers.reshape(layer.weight.shape).astype(np.int8),
@@ -224,17 +224,15 @@ class Quantizer:
         tensor = self._renamed(source, layer.output) if bits is None else self._activation(layer.output, bits)
         assert tensor.scale is not None
         factor = source.scale / tensor.scale / layer.count
-        requantize = _requantization(layer, np.array([factor]), tensor)
+        requantize = requantization(layer, np.array([factor]), tensor)
         return dataclasses.replace(layer, input_zero_point=source.zero_point, requantize=requantize), tensor
 
     def _sum(self, layer: Add, sources: tuple[Tensor, Tensor], bits: int) -> tuple[Operator, Tensor]:
         final = layer is self._graph.layers[-1]
         tensor = self._activation(layer.output, 8 if final else bits)
         assert tensor.scale is not None
-        factors = tuple((source.scale or 1.0) / tensor.scale for source in sources)
-        if not max(factors) < 2.0 ** (MULTIPLIER_BITS - 1):
-            raise InputError(f"layer {layer.name}: its inputs' scales are outside the arithmetic's range")
-        requantize = Add.requantization((factors[0], factors[1]), tensor.zero_point, tensor.bits)
+        factors = [(source.scale or 1.0) / tensor.scale for source in sources]
+        requantize = sum_requantization(layer, (factors[0], factors[1]), tensor)
         zero_points = sources[0].zero_point, sources[1].zero_point
         return dataclasses.replace(layer, input_zero_points=zero_points, requantize=requantize, clip=None), tensor
 
@@ -291,7 +289,7 @@ def _log_softmax(logits: Array) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
-def _requantization(layer: Operator, factors: Array, tensor: Tensor) -> Requantization:
+def requantization(layer: Operator, factors: Array, tensor: Tensor) -> Requantization:
     """To `tensor`'s scale; InputError where multipliers of 31 bits and shifts of 1 to 62 cannot express the factors."""
     if not (factors.min() >= _SMALLEST_FACTOR and factors.max() < _FACTOR_LIMIT):
         raise InputError(
@@ -300,6 +298,13 @@ def _requantization(layer: Operator, factors: Array, tensor: Tensor) -> Requanti
             hint="its weights or its activations are all but zero, or enormous: look at how it was trained",
         )
     return Requantization.from_scales(factors, tensor.zero_point, tensor.bits)
+
+
+def sum_requantization(layer: Add, factors: tuple[float, float], tensor: Tensor) -> Requantization:
+    """Of a sum to `tensor`'s scale; InputError where its multipliers cannot express the factors."""
+    if not max(factors) < 2.0 ** (MULTIPLIER_BITS - 1):
+        raise InputError(f"layer {layer.name}: its inputs' scales are outside the arithmetic's range")
+    return Add.requantization(factors, tensor.zero_point, tensor.bits)
 
 
 def _observe(values: Array, *, flat: bool) -> _Observation:

@@ -83,7 +83,7 @@ def read(path: Path) -> Policy:
         _check_widths(path, name, raw[name])
     for name, kinds in (("bytes", int), ("peak_ram", int), ("score", (int, float)), ("method", str), ("seed", int)):
         value = raw.get(name)
-        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) or value != value):
             raise InputError(f"policy {path}: {name} is {value!r}")
     return Policy(**raw)
 
@@ -116,7 +116,7 @@ def _check_widths(path: Path, name: str, found: Any) -> None:
     if not isinstance(found, dict):
         raise InputError(f"policy {path}: {name} is not an object of layers and widths")
     for layer, bits in found.items():
-        if isinstance(bits, bool) or bits not in WIDTHS:
+        if type(bits) is not int or bits not in WIDTHS:
             raise InputError(
                 f"policy {path}: {name} of layer {layer} have {bits!r} bits",
                 hint=f"widths are {', '.join(map(str, WIDTHS[:-1]))} and {WIDTHS[-1]}",

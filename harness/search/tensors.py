@@ -131,25 +131,30 @@ class Table:
         )
 
     def demand(self, limits: Limits, *, weights_only: bool = False) -> None:
-        """InputError where even the narrowest widths do not fit; it names the smallest limit that would do."""
-        narrow_weights, narrow = self.uniform(WIDTHS[0])
-        if limits.flash is not None and (least := self.flash(narrow_weights)) > limits.flash:
-            raise InputError(
-                f"{self.network} does not fit into {limits.flash:,} bytes of flash: with 2 bits for every weight it "
-                f"takes {least:,}, of which {self.parameter_bytes:,} are the channels' parameters",
-                hint=f"the smallest that would do: --flash {least}",
-            )
-        if limits.ram is None:
-            return
-        widths = self.uniform(WIDTHS[-1])[1] if weights_only else narrow
+        """InputError where even the narrowest widths do not fit; it names the smallest limits that would do."""
+        weights, widths = self.uniform(WIDTHS[0])
+        bits = WIDTHS[0]
+        if weights_only:
+            bits, widths = WIDTHS[-1], self.uniform(WIDTHS[-1])[1]
         peak = max(self.steps, key=lambda step: step.bytes(widths))
-        if (least := peak.bytes(widths)) > limits.ram:
-            bits = 8 if weights_only else 2
+        least_flash, least_ram = self.flash(weights), peak.bytes(widths)
+        reasons, enough = [], []
+        if limits.flash is not None and least_flash > limits.flash:
+            reasons.append(
+                f"{limits.flash:,} bytes of flash: with 2 bits for every weight it takes {least_flash:,}, of which "
+                f"{self.parameter_bytes:,} are the channels' parameters"
+            )
+            enough.append(f"--flash {least_flash}")
+        if limits.ram is not None and least_ram > limits.ram:
+            reasons.append(
+                f"{limits.ram:,} bytes of RAM: with {bits} bits for every activation layer {peak.layer} takes "
+                f"{least_ram:,}"
+            )
+            enough.append(f"--ram {least_ram}" + ("; or leave --weights-only out" if weights_only else ""))
+        if reasons:
             raise InputError(
-                f"{self.network} does not fit into {limits.ram:,} bytes of RAM: with {bits} bits for every activation "
-                f"layer {peak.layer} takes {least:,}",
-                hint=f"the smallest that would do: --ram {least}"
-                + ("; or leave --weights-only out" if weights_only else ""),
+                f"{self.network} does not fit into {'; nor into '.join(reasons)}",
+                hint=f"the smallest that would do: {' '.join(enough)}",
             )
 
     def policy(
