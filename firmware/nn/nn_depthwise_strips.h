@@ -11,7 +11,7 @@
  * sides. Otherwise every line of scratch begins with a strip of padding, which is also what lies behind the line before.
  * Lines above and below the image are padding, too; an image of 3x3 has none: it is one pass, nine outputs at a time.
  *
- * Packed outputs are collected as bytes of four channels first. Scratch: the weights and constants of four channels (128
+ * Packed outputs are collected as bytes first, of channels 0, 2, 1, 3. Scratch: the weights and constants of four channels (128
  * bytes), the lines, what is collected of a block. Nothing is read or written beyond the input and the output.
  */
 #ifndef NN_DEPTHWISE_STRIPS_H
@@ -446,6 +446,25 @@ NN_INLINE void nn_strips_pad(nn_word *target, uint32_t bytes, nn_strips_kind kin
     ".endif\n\t"
 #endif
 
+/* Where a channel's outputs begin, from where those of the one before did: at the next byte or, of packed ones, at byte
+ * 0, 2, 1 or 3 of four. */
+#if NN_DSP
+#define NN_STRIPS_TURN(to, from)                               \
+    ".if %c[bits] == 8\n\t"                                    \
+    "add " to ", " from ", #1\n\t"                             \
+    ".else\n\t"                                                \
+    "tst " from ", #2\n\t"                                     \
+    "ite eq\n\t"                                               \
+    "addeq " to ", " from ", #2\n\t"                           \
+    "subne " to ", " from ", #1\n\t"                           \
+    ".endif\n\t"
+#else
+NN_INLINE uint8_t *nn_strips_turn(uint8_t *output, uint32_t channel, nn_strips_kind kind)
+{
+    return kind.output == NN_U8 ? output + 1 : channel % 2u ? output - 1 : output + 2;
+}
+#endif
+
 /* `rows` rows of outputs of four channels. x: the first strip in the line above the first row. */
 NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t rows, uint8_t *output,
                               nn_strips_kind kind)
@@ -459,7 +478,7 @@ NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t
     register uintptr_t row_end __asm__("r2") = (uintptr_t)x + pitch - nn_strips_slot(kind);
     register uintptr_t end __asm__("r3") = (uintptr_t)x + rows * pitch;
     register uintptr_t x_turn __asm__("r4") = rows * pitch - 4u * words;
-    register uintptr_t output_turn __asm__("r5") = rows * kind.width * nn_strips_distance(kind) - 1u;
+    register uintptr_t output_turn __asm__("r5") = rows * kind.width * nn_strips_distance(kind);
     register uintptr_t weights_end __asm__("r6") = (uintptr_t)weights + 32u;
     register uint8_t *to __asm__("r10") = output;
     __asm__ volatile(
@@ -497,9 +516,9 @@ NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t
         "str r2, [sp]\n\t"
         ".endif\n\t"
         ".if %c[tile] < 7\n\t"
-        "sub r10, r10, r5\n\t"
+        "sub r10, r10, r5\n\t" NN_STRIPS_TURN("r10", "r10")
         ".else\n\t"
-        "sub r12, r12, r5\n\t"
+        "sub r12, r12, r5\n\t" NN_STRIPS_TURN("r12", "r12")
         "str r12, [sp, #20]\n\t"
         ".endif\n\t"
         "add r1, r1, #8\n\t"
@@ -512,7 +531,7 @@ NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t
         : "r7", "r8", "r9", "r11", "r12", "lr", "cc", "memory");
 #else
     const uint32_t slot = nn_strips_slot(kind) / 4u;
-    for (uint32_t channel = 0; channel < 4u; channel++, x += words, weights += 2, output++) {
+    for (uint32_t channel = 0; channel < 4u; channel++, x += words, weights += 2) {
         for (uint32_t i = 0; i < rows * kind.width; i++) {
             const uint32_t strip = i % kind.width / kind.tile, first = i % kind.tile;
             uint32_t sum = weights[24];
@@ -536,6 +555,7 @@ NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t
             const int64_t rounded = ((product + ((int64_t)1 << 31)) >> 32) + kind.zero_point;
             output[i * nn_strips_distance(kind)] = (uint8_t)nn_clamp(rounded, nn_element_bits(kind.output));
         }
+        output = nn_strips_turn(output, channel, kind);
     }
 #endif
 }
@@ -587,7 +607,7 @@ NN_INLINE void nn_strips_image(const nn_word *weights, uint8_t *output, nn_strip
         NN_STRIPS_STORE_IMAGE("r1", 0) NN_STRIPS_ROUND_IMAGE("r7")
         NN_STRIPS_STORE_IMAGE("r2", 1) NN_STRIPS_ROUND_IMAGE("r8")
         NN_STRIPS_STORE_IMAGE("r3", 2) NN_STRIPS_ROUND_IMAGE("r9")
-        "add r10, r12, #1\n\t" NN_STRIPS_NEXT_ROW
+        NN_STRIPS_TURN("r10", "r12") NN_STRIPS_NEXT_ROW
         NN_STRIPS_CLAMP("r4") "add r0, r0, #8\n\t"
         NN_STRIPS_CLAMP("r5") NN_STRIPS_STORE_IMAGE("r4", 0)
         NN_STRIPS_CLAMP("r6") NN_STRIPS_STORE_IMAGE("r5", 1)
@@ -610,6 +630,26 @@ NN_INLINE void nn_strips_image(const nn_word *weights, uint8_t *output, nn_strip
 }
 
 /* ---- layers */
+
+/* Rows of collected outputs of four channels into their places. */
+NN_INLINE void nn_strips_pack(const nn_word *collected, uint32_t rows, uint8_t *output, nn_strips_kind kind)
+{
+    const uint32_t bits = nn_element_bits(kind.output), step = kind.channels * bits / 8u;
+    const uint32_t behind = nn_row_bytes(kind.width * kind.channels, kind.output) - kind.width * step;
+    for (uint32_t row = 0; row < rows; row++, output += behind) {
+        for (uint32_t strip = 0; strip < kind.width / kind.tile; strip++, output += kind.tile * step) {
+            NN_UNROLL_LONG
+            for (uint32_t i = 0; i < kind.tile; i++) {
+                const uint32_t bytes = *collected++, pairs = bytes | bytes >> (16u - bits);
+                if (bits == 4u) {
+                    *(uint16_t *)(void *)(output + i * step) = (uint16_t)pairs;
+                } else {
+                    output[i * step] = (uint8_t)(pairs | pairs >> 4);
+                }
+            }
+        }
+    }
+}
 
 NN_INLINE void nn_strips_run(const nn_depthwise_strips_layer *layer, const uint8_t *input, uint8_t *output,
                              nn_word *scratch, nn_strips_kind kind)
@@ -646,12 +686,10 @@ NN_INLINE void nn_strips_run(const nn_depthwise_strips_layer *layer, const uint8
             } else {
                 nn_strips_pass(lines + slot / 4u, scratch, rows, target, kind);
             }
-            const nn_word *bytes = (const nn_word *)(const void *)collected;
-            for (uint32_t i = row; packed && i < row + rows; i++) {
-                uint8_t *to = output + i * nn_row_bytes(kind.width * kind.channels, kind.output) + four * bits / 8u;
-                for (uint32_t column = 0; column < kind.width; column++, to += kind.channels * bits / 8u) {
-                    nn_put_four(*bytes++, to, kind.output);
-                }
+            if (packed) {
+                nn_strips_pack((const nn_word *)(const void *)collected, rows,
+                               output + row * nn_row_bytes(kind.width * kind.channels, kind.output) + four * bits / 8u,
+                               kind);
             }
         }
     }

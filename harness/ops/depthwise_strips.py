@@ -88,7 +88,7 @@ class StripsDepthwise(Form["DepthwiseConv2d"]):
         if plan.whole:
             outputs = 4 * (47 + 9 * per_output)
         if site.output.packed:
-            outputs += rows * (10 * columns + 8)
+            outputs += rows * ((4 if site.output is Storage.U2 else 3) * columns + 4 * plan.strips + 2)
         pairs = (10 if site.input.packed else 8) * words + (9 if words == 4 else 1)
         filled = (rows + 2 * (blocks - 1)) * (plan.strips * (pairs + 4) + (5 if plan.edges else 0))
         padding = blocks * (2 * plan.pitch + (plan.block + 3) * plan.slot) // 2
