@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from kernels_dense import site_of
 from kernels_networks import core_crcs, on_core, on_host, random_inputs, reference_crcs
 
@@ -16,6 +19,9 @@ from harness.graph.graph import Graph, Tensor, build
 from harness.ops.avg_pool2d import AvgPool2d
 from harness.ops.base import Array, Operator, Requantization
 from harness.ops.linear import Linear
+from harness.ops.linear_fields import pack_halfwords, pack_lanes
+from harness.ops.linear_pairs import fours, reach
+from harness.ops.linear_quads import pack_quads
 from harness.ops.lowering import Lowering
 from harness.ops.max_pool2d import Window
 from harness.ops.packing import WEIGHT_RANGES
@@ -150,6 +156,81 @@ def test_on_a_core(name: str) -> None:
     _, _, ran = on_core(graph, x, core, forms=forms(graph))
     assert (core_crcs(ran) == reference_crcs(graph, x)).all(axis=0).tolist() == [True] * len(graph.layers)
     assert max(inference.stack for inference in ran) < 640
+
+
+def halves(words: Array) -> Array:
+    """(...) uint32 -> (..., 2) int64: the low and the high halfword as signed numbers."""
+    return np.stack([words & 0xFFFF, words >> 16], axis=-1).astype(np.uint16).view(np.int16).astype(np.int64)
+
+
+def in_order(even: Array, odd: Array) -> Array:
+    """(fours, 2) of inputs 0 and 2, and of 1 and 3, of each four -> (4 * fours,)."""
+    return np.stack([even, odd], axis=-1).ravel()
+
+
+sizes = given(st.integers(1, 11), st.integers(1, 40), st.integers(0, 2**32 - 1))
+
+
+@sizes
+def test_pairs_of_rows_come_back_from_words(outputs: int, inputs: int, seed: int) -> None:
+    weight = np.random.default_rng(seed).integers(-127, 128, (outputs, inputs)).astype(np.int8)
+    left, rows = pack_quads(weight), []
+    while len(rows) < outputs:
+        group = min(4, outputs - len(rows))
+        count = fours(inputs) * group
+        words, left = left[:count].reshape(-1, group), left[count:]
+        for pair in range(group // 2):
+            both = in_order(halves(words[:, 2 * pair]), halves(words[:, 2 * pair + 1]))
+            low = (both + 128) % 256 - 128
+            rows += [low, (both - low) // 256]
+        if group % 2:
+            rows.append(np.ascontiguousarray(words[:, -1]).view(np.int8))
+    assert not left.size and np.array_equal(np.array(rows)[:, :inputs], weight)
+
+
+@sizes
+def test_rows_that_share_halfwords_come_back_from_words(outputs: int, inputs: int, seed: int) -> None:
+    weight = np.random.default_rng(seed).integers(-8, 8, (outputs, inputs)).astype(np.int8)
+    left, rows = pack_halfwords(weight, np.arange(outputs), bounded=False), []
+    for first in range(0, outputs, 4):
+        group = 4 if outputs - first > 2 else 2
+        assert np.array_equal(left[:group], [i if i < outputs else 0 for i in range(first, first + group)])
+        count = fours(inputs) * group // 2
+        words, left = left[group : group + count], left[group + count :]
+        if group == 4:
+            shared = in_order(halves(words[::2]), halves(words[1::2]))
+        else:
+            shared = words.view(np.int8).astype(np.int64)
+        rows += [(shared >> 4 * i) % 16 - 8 for i in range(group - 1)] + [shared >> 4 * (group - 1)]
+    assert not left.size and np.array_equal(np.array(rows)[:outputs, :inputs], weight)
+
+
+@pytest.mark.parametrize("bits", [4, 2])
+@sizes
+def test_rows_in_lanes_come_back_from_words(bits: int, outputs: int, inputs: int, seed: int) -> None:
+    lowest, highest = WEIGHT_RANGES[bits]
+    weight = np.random.default_rng(seed).integers(lowest, highest + 1, (outputs, inputs)).astype(np.int8)
+    words = (
+        pack_lanes(weight, np.zeros(outputs, np.int32), bits)
+        .reshape(-(-outputs // 2), -1)[:, 2:, None]
+        .astype(np.int64)
+    )
+    turns, ends = 2 * bits * np.arange(8 // bits), 2**bits - 1
+    turned = words >> turns | words << 32 - turns & 2**32 - 1
+    mask = (ends | ends << 16 - bits) * 0x00010001
+    both = halves((turned & mask).astype(np.uint32)).reshape(len(words), -1, 2, 2)
+    # (pair, four, even or odd, half)
+    both = both.swapaxes(2, 3).reshape(len(words), -1)
+    rows = np.stack([(both & ends) - 2 ** (bits - 1), both >> 16 - bits], axis=1).reshape(-1, both.shape[1])
+    assert np.array_equal(rows[:outputs, :inputs], weight)
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_the_reach_of_sums_is_reached_and_never_exceeded(inputs: int, bits: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    weight, bias = random.integers(-9, 10, (1, inputs)), random.integers(-99, 99, 1)
+    extremes = np.array(list(itertools.product((0, 2**bits - 1), repeat=inputs)))
+    assert reach(weight, bias, bits) == np.abs(extremes @ weight.T + bias).max()
 
 
 @pytest.mark.parametrize("bits", [8, 4])
