@@ -45,8 +45,8 @@ def test_training_learns_and_reports(dataset: Dataset) -> None:
     assert report.history[-1].loss < report.history[0].loss / 4
     assert report.test_accuracy > 0.9 and report.seconds > 0 and report.seed == 0
     assert fractions == sorted(fractions) and fractions[-1] == pytest.approx(1.0)
-    expected = {"network": "lenet5", "dataset": "digits8x8", "seed": "0", "epochs": "5", "torch": torch.__version__}
-    assert report.metadata == {**expected, "test_accuracy": f"{report.test_accuracy:.4f}"}
+    expected = {"network": "lenet5", "dataset": "digits8x8", "seed": "0", "epochs": "5", "threads": "1"}
+    assert report.metadata == {**expected, "torch": torch.__version__, "test_accuracy": f"{report.test_accuracy:.4f}"}
     network = catalogue.build(LENET5)
     network.load_state_dict(report.state_dict)
     assert accuracy(network, dataset, dataset.test) == report.test_accuracy

@@ -22,7 +22,8 @@ def command(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; the recipe's number if left out.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and augmentation.")] = 0,
     threads: Annotated[
-        int, typer.Option(min=1, help="Torch threads; equal bits need equal numbers (the shipped weights: 2).")
+        int,
+        typer.Option(min=1, help="Torch threads; equal bits need equal numbers (shipped weights: 2 or as noted)."),
     ] = 2,
     json: JsonOption = False,
     quiet: QuietOption = False,

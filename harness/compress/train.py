@@ -35,7 +35,10 @@ class Epoch:
 
 @dataclass(frozen=True, eq=False)
 class TrainingReport:
-    """A finished training. state_dict: float32 tensors on the CPU; accuracies are fractions; seconds: wall clock."""
+    """A finished training. state_dict: float32 tensors on the CPU; accuracies are fractions; seconds: wall clock.
+
+    threads: torch's, during the training: the same number gives the same bits.
+    """
 
     network: str
     dataset: str
@@ -44,6 +47,7 @@ class TrainingReport:
     test_accuracy: float
     seconds: float
     seed: int
+    threads: int
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -52,6 +56,7 @@ class TrainingReport:
             "network": self.network,
             "dataset": self.dataset,
             "seed": str(self.seed),
+            "threads": str(self.threads),
             "epochs": str(len(self.history)),
             "test_accuracy": f"{self.test_accuracy:.4f}",
             "torch": torch.__version__,
@@ -89,6 +94,7 @@ def train(
     start = time.perf_counter()
     with _reproducible(seed, threads) as generator:
         network = catalogue.build(entry)
+        used = torch.get_num_threads()
         history = _fit(network, dataset, recipe, total, generator, progress)
         test_accuracy = accuracy(network, dataset, dataset.test)
     return TrainingReport(
@@ -99,6 +105,7 @@ def train(
         test_accuracy=test_accuracy,
         seconds=time.perf_counter() - start,
         seed=seed,
+        threads=used,
     )
 
 

@@ -143,7 +143,7 @@ _ENTRIES = {
             classes=10,
             dataset="cifar10-jpeg",
             weights="resnet8.safetensors",
-            recipe=replace(_PHOTOGRAPHS, epochs=20),
+            recipe=replace(_PHOTOGRAPHS, epochs=60),
             description="ResNet-8 of MLPerf Tiny: small photographs",
         ),
         CatalogueEntry(
