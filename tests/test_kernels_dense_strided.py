@@ -38,6 +38,9 @@ STRIDED: dict[str, Graph] = {
     "wide padding": depthwise((6, 9, 4), [(2, (2, 2), (1, 0), 8, 0, 8), (2, (2, 1), (2, 2), 8, 0, 8)]),
     "one row": depthwise((2, 7, 4), [(2, (1, 0), (0, 1), 8, 0, 8), (2, *PYTORCH, 8, 0, 8)]),
     "one long row": depthwise((2, 23, 4), [(2, *KERAS, 8, 0, 8)]),
+    "packed, three pairs": depthwise((12, 12, 4), [(2, *KERAS, 4, 0, 4), (2, *KERAS, 8, 0, 8)]),
+    "packed, three pairs of 2 bits": depthwise((12, 12, 4), [(2, *KERAS, 2, 0, 4), (2, *KERAS, 8, 0, 8)]),
+    "packed, words not filled": depthwise((9, 18, 4), [(2, *KERAS, 4, 0, 4), (2, *PYTORCH, 8, 0, 8)]),
     "packed": depthwise((23, 24, 12), [(2, *KERAS, 4, 0, 4), (2, *PYTORCH, 2, 3, 2), (2, *PYTORCH, 8, 0, 8)]),
 }
 

@@ -24,8 +24,9 @@
  *
  * source: the first row of the image that is read. rows, rows_end: where it goes to, and behind the last one. x: in
  * scratch, kernel row 1 of the first row of outputs; x_end: behind those of all rows of outputs that have three kernel
- * rows. output: its first row. weights: as they are stored. x_turn, output_turn: from behind a channel's last output to
- * the next channel's first. */
+ * rows. output: its first row, or, where outputs are packed, a buffer for the bytes of four channels. weights: as they are
+ * stored. x_turn, output_turn: from behind a channel's last output to the next channel's first. packed: the first row of
+ * packed outputs; output_end: behind the bytes of four channels. */
 typedef struct {
     const uint8_t *source;
     nn_word *rows;
@@ -37,6 +38,8 @@ typedef struct {
     const nn_word *x_end;
     int32_t x_turn;
     int32_t output_turn;
+    uint8_t *packed;
+    const uint8_t *output_end;
 } nn_strided_pass;
 
 /* How a pass is made.
@@ -47,14 +50,15 @@ typedef struct {
  * Computing: columns: of outputs. pairs, pitch: of a row in scratch, bytes from one to the next. lines: rows of outputs, 0
  * where passes differ. top, bottom: rows of the kernel that the first, the last one leaves out. unrolled: without a loop
  * over rows. peeled, steps, loops: steps of two pairs; `loops` times `steps` in a loop. distance: bytes between neighbouring
- * outputs. zero_point, output_bits: of the outputs. weight_bits: as stored, 8 or 4. */
+ * outputs. zero_point, output_bits: of the outputs. spread, gap: of packed outputs, bytes from one pixel to the next, and
+ * between rows. weight_bits: as stored, 8 or 4. */
 typedef struct {
     uint32_t step, row, bits, padding, width, left, head, turn, turns, tail;
     uint32_t columns, pairs, pitch, lines, top, bottom;
     bool unrolled;
     uint32_t peeled, steps, loops, distance;
     int32_t zero_point;
-    uint32_t output_bits, weight_bits;
+    uint32_t output_bits, spread, gap, weight_bits;
 } nn_strided_kind;
 
 /* weights: of each channel, with w(row, column):
@@ -106,8 +110,8 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
     ".elseif %c[bits] == 4\n\tmovw " r ", #%c[padding] * 0x1111\n\t"    \
     ".else\n\tmovw " r ", #%c[padding] * 0x55\n\t.endif\n\t"            \
     ".set nn_pixel, nn_pixel + 1\n\t"
-/* The pixels in a and b become the pairs of four channels. */
-#define NN_STRIDED_SPLIT(a, b, c, d)                                     \
+/* The pixels in a and b become the pairs of four channels. m: of packed elements, the mask of a pair; it may be d. */
+#define NN_STRIDED_SPLIT(a, b, c, d, m)                                  \
     ".if %c[bits] == 8\n\t"                                              \
     "pkhtb " d ", " b ", " a ", asr #16\n\t"                             \
     "pkhbt " a ", " a ", " b ", lsl #16\n\t"                             \
@@ -115,44 +119,39 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
     "uxtb16 " b ", " a ", ror #8\n\t"                                    \
     "uxtb16 " d ", " d ", ror #8\n\t"                                    \
     "uxtb16 " a ", " a "\n\t"                                            \
-    ".elseif %c[bits] == 4\n\t"                                          \
-    "orr " a ", " a ", " b ", lsl #16\n\t"                               \
-    "lsr " b ", " a ", #4\n\t"                                           \
-    "and " a ", " a ", #0x0F0F0F0F\n\t"                                  \
-    "and " b ", " b ", #0x0F0F0F0F\n\t"                                  \
-    "uxtb16 " c ", " a ", ror #8\n\t"                                    \
-    "uxtb16 " d ", " b ", ror #8\n\t"                                    \
-    "uxtb16 " a ", " a "\n\t"                                            \
-    "uxtb16 " b ", " b "\n\t"                                            \
     ".else\n\t"                                                          \
-    "orr " a ", " a ", " b ", lsl #16\n\t"                               \
-    "lsr " b ", " a ", #2\n\t"                                           \
-    "lsr " c ", " a ", #4\n\t"                                           \
-    "lsr " d ", " a ", #6\n\t"                                           \
-    "and " a ", " a ", #0x00030003\n\t"                                  \
-    "and " b ", " b ", #0x00030003\n\t"                                  \
-    "and " c ", " c ", #0x00030003\n\t"                                  \
-    "and " d ", " d ", #0x00030003\n\t"                                  \
+    "orr " b ", " a ", " b ", lsl #16\n\t"                               \
+    "and " a ", " m ", " b "\n\t"                                        \
+    "and " c ", " m ", " b ", lsr #2 * %c[bits]\n\t"                     \
+    "and " d ", " m ", " b ", lsr #3 * %c[bits]\n\t"                     \
+    ".ifc " d "," m "\n\t"                                               \
+    "lsr " b ", " b ", #%c[bits]\n\t"                                    \
+    "and " b ", " b ", #((1 << %c[bits]) - 1) * 0x00010001\n\t"          \
+    ".else\n\t"                                                          \
+    "and " b ", " m ", " b ", lsr #%c[bits]\n\t"                         \
+    ".endif\n\t"                                                         \
     ".endif\n\t"
+#define NN_STRIDED_MASK(m) ".if %c[bits] < 8\n\tmov " m ", #((1 << %c[bits]) - 1) * 0x00010001\n\t.endif\n\t"
 /* r0 moves on where the next group would be out of reach, and in any case to the next pixel with FORTH. */
 #define NN_STRIDED_FORTH NN_STRIDED_ADD("r0", "(nn_pixel - nn_base) * %c[step]") ".set nn_base, nn_pixel\n\t"
 #define NN_STRIDED_GROUP                                                 \
     ".if (nn_pixel + 5 - nn_base) * %c[step] > 4095 && nn_pixel > nn_base\n\t" NN_STRIDED_FORTH ".endif\n\t" \
     ".if %c[pairs] == 1\n\t"                                             \
-    NN_STRIDED_PIXEL("r2") NN_STRIDED_PIXEL("r3") NN_STRIDED_SPLIT("r2", "r3", "r4", "r5") \
+    NN_STRIDED_PIXEL("r2") NN_STRIDED_PIXEL("r3") NN_STRIDED_SPLIT("r2", "r3", "r4", "r5", "r10") \
     "stm r1!, {r2, r3, r4, r5}\n\t"                                      \
     ".elseif %c[pairs] == 3\n\t"                                         \
     NN_STRIDED_PIXEL("r2") NN_STRIDED_PIXEL("r5") NN_STRIDED_PIXEL("r3") NN_STRIDED_PIXEL("r6") \
     NN_STRIDED_PIXEL("r4") NN_STRIDED_PIXEL("r7")                        \
-    NN_STRIDED_SPLIT("r2", "r5", "r8", "r11") NN_STRIDED_SPLIT("r3", "r6", "r9", "r12") \
-    NN_STRIDED_SPLIT("r4", "r7", "r10", "lr")                            \
+    NN_STRIDED_MASK("lr")                                                \
+    NN_STRIDED_SPLIT("r2", "r5", "r8", "r11", "lr") NN_STRIDED_SPLIT("r3", "r6", "r9", "r12", "lr") \
+    NN_STRIDED_SPLIT("r4", "r7", "r10", "lr", "lr")                      \
     "stm r1!, {r2, r3, r4, r5, r6, r7, r8, r9, r10, r11, r12, lr}\n\t"   \
     ".else\n\t"                                                          \
     ".if %c[pairs] %% 2 == 0 || nn_pixel > -%c[left]\n\t"                \
     NN_STRIDED_PIXEL("r2") NN_STRIDED_PIXEL("r4") NN_STRIDED_PIXEL("r3") NN_STRIDED_PIXEL("r5") \
-    NN_STRIDED_SPLIT("r2", "r4", "r6", "r8")                             \
+    NN_STRIDED_SPLIT("r2", "r4", "r6", "r8", "r10")                             \
     ".else\n\t" NN_STRIDED_PIXEL("r3") NN_STRIDED_PIXEL("r5") ".endif\n\t" \
-    NN_STRIDED_SPLIT("r3", "r5", "r7", "r9")                             \
+    NN_STRIDED_SPLIT("r3", "r5", "r7", "r9", "r10")                             \
     "stm r1!, {r2, r3, r4, r5, r6, r7, r8, r9}\n\t"                      \
     ".endif\n\t"
 
@@ -290,6 +289,36 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
     ".endif\n\t"                                                         \
     ".set nn_part, nn_part + 1\n\t"                                      \
     ".endr\n\t"
+/* The bytes of four channels' outputs into their places: some of a row at a time. */
+#define NN_STRIDED_PACK                                                  \
+    "ldr r0, [sp, #12]\n\t"                                              \
+    "ldrd r1, r3, [sp, #40]\n\t"                                         \
+    "add r2, r1, #%c[output_bits] / 2\n\t"                               \
+    "str r2, [sp, #40]\n\t"                                              \
+    ".set nn_count, 1\n\t"                                               \
+    ".if %c[columns] %% 4 == 0\n\t.set nn_count, 4\n\t"                  \
+    ".elseif %c[columns] %% 3 == 0\n\t.set nn_count, 3\n\t.endif\n"      \
+    "7:\n\t"                                                             \
+    ".if %c[gap]\n\tmovw r12, #%c[columns]\n\t.endif\n"                  \
+    "8:\n\t"                                                             \
+    ".rept nn_count\n\t"                                                 \
+    "ldr r2, [r0], #4\n\t"                                               \
+    "orr r2, r2, r2, lsr #8 - %c[output_bits]\n\t"                       \
+    "and r2, r2, #((1 << (2 * %c[output_bits])) - 1) * 0x00010001\n\t"     \
+    "orr r2, r2, r2, lsr #16 - 2 * %c[output_bits]\n\t"                  \
+    ".if %c[spread] > 255\n\t"                                           \
+    ".if %c[output_bits] == 4\n\tstrh r2, [r1]\n\t.else\n\tstrb r2, [r1]\n\t.endif\n\t" \
+    "addw r1, r1, #%c[spread]\n\t"                                       \
+    ".elseif %c[output_bits] == 4\n\tstrh r2, [r1], #%c[spread]\n\t"     \
+    ".else\n\tstrb r2, [r1], #%c[spread]\n\t.endif\n\t"                  \
+    ".endr\n\t"                                                          \
+    ".if %c[gap]\n\t"                                                    \
+    "subs r12, r12, #nn_count\n\t"                                       \
+    "bne 8b\n\t"                                                         \
+    "add r1, r1, #%c[gap]\n\t"                                           \
+    ".endif\n\t"                                                         \
+    "cmp r0, r3\n\t"                                                     \
+    "bne 7b\n\t"
 #else
 /* One channel's weights, row by row of the kernel, its bias and its multiplier; returns what is behind them. */
 NN_INLINE const uint32_t *nn_strided_unpack(const uint32_t *stored, uint32_t bits, int32_t weights[9], int32_t *bias,
@@ -370,14 +399,14 @@ NN_INLINE void nn_strided_run(const nn_strided_pass *pass, nn_strided_kind kind)
 #if NN_DSP
     register const nn_strided_pass *parameters __asm__("r0") = pass;
     __asm__ volatile(
-        "sub sp, #40\n\t"
-        "ldm r0, {r1, r2, r3, r4, r5, r6, r7, r8, r9, r10}\n\t"
-        "stm sp, {r1, r2, r3, r4, r5, r6, r7, r8, r9, r10}\n"
+        "sub sp, #48\n\t"
+        "ldm r0, {r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, r11, r12}\n\t"
+        "stm sp, {r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, r11, r12}\n"
         "1:\n\t"
         "ldrd r0, r1, [sp]\n\t"
         "add r2, r0, #%c[bits] / 2\n\t"
         "str r2, [sp]\n\t"
-        ".if %c[pairs] != 3\n\tldr lr, [sp, #24]\n\t.endif\n"
+        ".if %c[pairs] != 3\n\tldr lr, [sp, #24]\n\t" NN_STRIDED_MASK("r10") ".endif\n"
         "2:\n\t"
         ".set nn_pixel, -%c[left]\n\t"
         ".set nn_base, 0\n\t"
@@ -435,11 +464,14 @@ NN_INLINE void nn_strided_run(const nn_strided_pass *pass, nn_strided_kind kind)
         ".endif\n\t"
         "tst r1, #3\n\t"
         "bne 4b\n\t"
+        ".if %c[output_bits] == 8\n\t"
         "str r1, [sp, #12]\n\t"
+        ".else\n\t" NN_STRIDED_PACK
+        ".endif\n\t"
         "ldrd r2, r3, [sp, #16]\n\t"
         "cmp r2, r3\n\t"
         "bne 1b\n\t"
-        "add sp, #40"
+        "add sp, #48"
         : "+r"(parameters)
         : [step] "i"(kind.step), [row] "i"(kind.row), [bits] "i"(kind.bits), [padding] "i"(kind.padding),
           [width] "i"(kind.width), [left] "i"(kind.left), [head] "i"(kind.head), [turn] "i"(kind.turn),
@@ -447,16 +479,27 @@ NN_INLINE void nn_strided_run(const nn_strided_pass *pass, nn_strided_kind kind)
           [pitch] "i"(kind.pitch), [lines] "i"(kind.lines), [top] "i"(kind.top),
           [bottom] "i"(kind.bottom), [unrolled] "i"(kind.unrolled), [peeled] "i"(kind.peeled), [steps] "i"(kind.steps), [loops] "i"(kind.loops),
           [distance] "i"(kind.distance), [zero_point] "i"(kind.zero_point), [output_bits] "i"(kind.output_bits),
-          [weight_bits] "i"(kind.weight_bits)
+          [spread] "i"(kind.spread), [gap] "i"(kind.gap), [weight_bits] "i"(kind.weight_bits)
         : "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");
 #else
     const uint8_t *source = pass->source;
-    uint8_t *output = pass->output;
+    uint8_t *output = pass->output, *packed = pass->packed;
     for (const uint32_t *weights = pass->weights; weights != pass->weights_end; source += kind.bits / 2u) {
         nn_strided_fill(pass, &kind, source);
         for (uint32_t channel = 0; channel < 4u; channel++) {
-            weights = nn_strided_channel(pass, &kind, channel, weights, output++);
+            weights = nn_strided_channel(pass, &kind, channel, weights, output + channel);
         }
+        if (kind.output_bits == 8u) {
+            output += 4;
+            continue;
+        }
+        uint8_t *target = packed;
+        for (const uint8_t *bytes = output; bytes != pass->output_end; target += kind.gap) {
+            for (uint32_t column = 0; column < kind.columns; column++, bytes += 4, target += kind.spread) {
+                nn_put_four(*(const nn_word *)(const void *)bytes, target, kind.output_bits == 4u ? NN_U4 : NN_U2);
+            }
+        }
+        packed += kind.output_bits / 2u;
     }
 #endif
 }
@@ -469,9 +512,9 @@ NN_INLINE void nn_depthwise_strided(const nn_depthwise_strided_layer *layer, con
     const nn_conv2d_shape *s = &layer->shape;
     const uint32_t pitch = nn_strided_pitch(layer->pairs) / 4u, channel = nn_strided_places(layer->pairs);
     const uint32_t stored = 4u * (layer->weight_bits == 8u ? 4u : 3u); /* words of weights of four channels */
-    const uint32_t in_row = nn_row_bytes(s->width * s->channels, s->input), in_bits = nn_element_bits(s->input);
-    const uint32_t out_row = nn_row_bytes(s->columns * s->channels, s->output), out_bits = nn_element_bits(s->output);
-    const bool packed = out_bits != 8u;
+    const uint32_t in_row = nn_row_bytes(s->width * s->channels, s->input);
+    const uint32_t out_row = nn_row_bytes(s->columns * s->channels, s->output);
+    const bool packed = s->output != NN_U8;
     const int32_t padding = (int32_t)s->padding[0];
     for (uint32_t block = 0; block < s->rows; block += layer->block) {
         const uint32_t lines = block + layer->block < s->rows ? layer->block : s->rows - block;
@@ -492,36 +535,19 @@ NN_INLINE void nn_depthwise_strided(const nn_depthwise_strided_layer *layer, con
             }
             *word = (uint32_t)layer->input_zero_point * 0x00010001u;
         }
-        const uint8_t *const source = (const uint8_t *)input + (uint32_t)first * in_row;
-        uint8_t *const target = (uint8_t *)output + block * out_row;
-        uint8_t *const bytes = (uint8_t *)(rows + nn_strided_pitch(layer->pairs) / 4u * (2u * layer->block + 1u));
         const uint32_t apart = !layer->whole && lines > 1u && behind < bottom ? 1u : 0u;
-        pass.source = source;
+        const uint32_t bytes = lines * s->columns * (packed ? 4u : s->channels);
+        pass.source = (const uint8_t *)input + (uint32_t)first * in_row;
         pass.x = rows + ((uint32_t)(top + 1 - begin) * pitch + layer->origin / 4u);
         pass.x_end = pass.x + 2u * pitch * (lines - apart);
         pass.x_turn = 4 * ((int32_t)channel - (int32_t)(2u * lines * pitch));
-        pass.output_turn = 1 - (int32_t)(lines * s->columns * (packed ? 4u : s->channels));
-        if (!packed) {
-            pass.output = target;
-            pass.weights = layer->weights;
-            pass.weights_end = layer->weights + s->channels / 4u * stored;
-            layer->pass(&pass);
-            continue;
-        }
-        for (uint32_t four = 0; four < s->channels / 4u; four++) {
-            pass.source = source + four * in_bits / 2u;
-            pass.output = bytes;
-            pass.weights = layer->weights + four * stored;
-            pass.weights_end = pass.weights + stored;
-            layer->pass(&pass);
-            for (uint32_t line = 0; line < lines; line++) {
-                for (uint32_t column = 0; column < s->columns; column++) {
-                    const uint32_t outputs = ((const nn_word *)(const void *)bytes)[line * s->columns + column];
-                    nn_put_four(outputs, target + line * out_row + (column * s->channels + 4u * four) * out_bits / 8u,
-                                    s->output);
-                }
-            }
-        }
+        pass.output_turn = 1 - (int32_t)bytes;
+        pass.packed = (uint8_t *)output + block * out_row;
+        pass.output = packed ? (uint8_t *)(rows + pitch * (2u * layer->block + 1u)) : pass.packed;
+        pass.output_end = pass.output + bytes;
+        pass.weights = layer->weights;
+        pass.weights_end = layer->weights + s->channels / 4u * stored;
+        layer->pass(&pass);
     }
 }
 #endif

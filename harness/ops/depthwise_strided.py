@@ -52,6 +52,8 @@ class _Kind:
     distance: int
     zero_point: int
     output_bits: int
+    spread: int
+    gap: int
     weight_bits: int
 
     @property
@@ -128,7 +130,7 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
             flash=(16 if kind.weight_bits == 8 else 12) * len(layer.weight),
             scratch=plan.bytes,
             instructions=_instructions(plan, len(layer.weight)),
-            code=120 if site.output is Storage.U8 else 300,
+            code=120,
             shared={kind.name: _code(kind)},
         )
 
@@ -181,6 +183,7 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
         row = site.input.row_bytes(width * channels)
         left = layer.padding[1]
         reading = _reading(pairs, width, left, step, row, [read for read, _ in blocks])
+        spread = channels * site.output.bits // 8
         computing = _computing(pairs)
         unrolled = not whole and rows * columns <= _UNROLLED and not computing["loops"]
         unrolled = unrolled and pitch * (1 + 2 * rows) + 32 * (pairs // 2 + 1) <= _LARGEST_PAIR_LOAD
@@ -200,6 +203,8 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
             distance=4 if site.output.packed else channels,
             zero_point=layer.requantize.zero_point,
             output_bits=layer.requantize.bits,
+            spread=spread,
+            gap=site.output.row_bytes(columns * channels) - columns * spread,
             weight_bits=_stored_bits(layer),
         )
         return _Plan(kind, block, whole, tuple(blocks))
@@ -283,7 +288,7 @@ def _instructions(plan: _Plan, channels: int) -> int:
     """Of one inference."""
     kind = plan.kind
     places = kind.pairs if kind.pairs in (1, 3) else 2
-    group = (8 if kind.bits == 8 else 10) * places + 1
+    group = (8 if kind.bits == 8 else 7) * places + 1
     piece = (kind.head + kind.turn * kind.turns + kind.tail) * group + 3 * kind.turns + (4 if kind.pairs == 3 else 3)
     groups = kind.pitch // (16 * places)
     pieces_per_row = groups / (kind.head + kind.turn * kind.turns + kind.tail)
@@ -292,7 +297,7 @@ def _instructions(plan: _Plan, channels: int) -> int:
         computing = sum(_line(kind, rows) for rows in kind.rows_of(lines))
         channel = (9 if kind.weight_bits == 8 else 13) + computing + (4 if kind.unrolled else 5)
         four = read * pieces_per_row * piece + 10 + 4 * channel
-        four += 0 if kind.output_bits == 8 else 40 + 12 * lines * kind.columns
+        four += 0 if kind.output_bits == 8 else 5 + 6 * lines * kind.columns
         beside = 2 * lines + 1 - read if plan.whole else 0
         total += 40 + beside * kind.pitch // 4 * 5 + channels // 4 * four
     return int(total)
@@ -301,9 +306,10 @@ def _instructions(plan: _Plan, channels: int) -> int:
 def _code(kind: _Kind) -> int:
     """Bytes of the function of a kind."""
     places = kind.pairs if kind.pairs in (1, 3) else 2
-    group = 4 * (8 if kind.bits == 8 else 10) * places + 4
+    group = 4 * (8 if kind.bits == 8 else 7) * places + 4
     special = [3 - kind.top] * (kind.top > 0) + [3 - kind.bottom] * (kind.bottom > 0)
     whole = max(kind.lines - len(special), 0) if kind.unrolled else 1
     once = _Kind(**{**asdict(kind), "loops": min(kind.loops, 1)})
     lines = sum(_line(once, rows) for rows in [*special, *([3] * whole)])
-    return (kind.head + kind.turn + kind.tail) * group + 4 * lines + 150
+    packing = 0 if kind.output_bits == 8 else 80
+    return (kind.head + kind.turn + kind.tail) * group + 4 * lines + packing + 150
