@@ -340,6 +340,8 @@ def describe(
         "largest sum of a layer's input, output and live skip tensors. kB is 1,000 bytes.",
         "Validation accuracy is of the exact integers, on the images that rl's and random's policies were "
         "chosen on; test accuracy is of images that no choice saw, by the searches' own float32 evaluation.",
+        "Whether biases make up for what few bits lose is decided for every policy on 64 validation images, without "
+        "their labels, by the divergence from the float network; they count as images.",
         "ilp's last step, which compares its best candidates as a whole, was designed while resnet8's validation "
         "scores were looked at: for resnet8 the test column is the independent one.",
         "memory-rule is the rule as published, memory-rule-filled what `harness search` makes of it: weights get bits "

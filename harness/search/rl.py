@@ -29,7 +29,7 @@ from harness.compress.deep import checkpoint as checkpoint_file
 from harness.errors import InputError
 from harness.search.environment import QuantizationEnv
 
-# Episodes between two checkpoints: one takes some ten milliseconds, and what is lost costs no inference again.
+# Episodes between two checkpoints: one takes less than a tenth of a second, and what is lost costs no inference again.
 CHECKPOINT_EPISODES = 10
 
 
