@@ -5,8 +5,10 @@ from __future__ import annotations
 from sparse_networks import POOL2, Sparse, in_c
 
 from harness import boards
-from harness.codegen.pace import Pace, family
+from harness.codegen.pace import Pace, _measured, family
+from harness.emulators.simulator.cycles.cores import TABLES
 from harness.graph.graph import Graph
+from harness.kernelbench import shapes
 from harness.ops.lowering import Cost
 
 
@@ -30,13 +32,17 @@ def test_families_leave_numbers_out() -> None:
 
 
 def test_code_that_does_not_fit_the_cache_is_fetched_every_time() -> None:
-    pace = Pace({"lanes-code": 1.25, "lanes-table": 1.5}, 1.4, cache_bytes=1024, line_bytes=32, line_cycles=10)
+    rates = {"conv2d": {"lanes-code": 1.25, "lanes-table": 1.5}, "linear": {"quads": 2.0}}
+    pace = Pace(rates, cache_bytes=1024, line_bytes=32, line_cycles=10)
     fits, not_so = Cost(500, 0, 1000, code=400), Cost(500, 0, 1000, code=600)
     once = 500 / 32 * 10  # every constant passes the cache once
-    assert pace.cycles("lanes-code", fits) == round(1250 + once)
-    assert pace.cycles("lanes-code-4", not_so) == round(1250 + 1125 + once)
-    assert pace.cycles("lanes-table", not_so) == round(1500 + once)  # its loop is short, its tables are data
-    assert pace.cycles("unheard-of", fits) == round(1400 + once)
+    assert pace.cycles("conv2d", "lanes-code", fits) == round(1250 + once)
+    assert pace.cycles("conv2d", "lanes-code-4", not_so) == round(1250 + 1125 + once)
+    assert pace.cycles("conv2d", "lanes-table", not_so) == round(1500 + once)  # its loop is short, its tables are data
+    # What nobody measured: the median of its kind, or of everything.
+    assert pace.cycles("conv2d", "unheard-of", fits) == round(1375 + once)
+    assert pace.cycles("linear", "lanes-code", fits) == round(2000 + once)
+    assert pace.cycles("add", "lanes-code", fits) == round(1500 + once)
 
 
 def test_boards_of_which_nothing_is_known_count_instructions() -> None:
@@ -44,7 +50,18 @@ def test_boards_of_which_nothing_is_known_count_instructions() -> None:
     assert Pace.of(boards.load("b-u585i")) is None
     known = Pace.of(boards.load("nucleo-l4r5"))
     assert known is not None and known.cache_bytes == 1024 and known.line_cycles > 5
-    assert 1 < known.rates["lanes-code"] < known.rates["lanes-table"] < 2
+    assert 1 < known.rate("conv2d", "lanes-code-4") < known.rate("conv2d", "lanes-table") < 2
+
+
+def test_every_core_with_a_table_has_rates_of_every_kind() -> None:
+    kinds = {shape.graph().layers[0].kind for network in shapes.NETWORKS for shape in shapes.of(network)}
+    assert set(_measured()) == set(TABLES)
+    for rates in _measured().values():
+        assert kinds <= set(rates)
+        assert all("plain" in families or "packed" in families for families in rates.values())
+        assert all(0.4 < rate < 4 for families in rates.values() for rate in families.values())
+    dense = {"tile", "winograd", "pairs", "narrow"}
+    assert all(dense <= set(_measured()[core]["conv2d"]) for core in TABLES if core in boards.DSP_CORES)
 
 
 def test_a_slow_flash_gets_tables_where_a_cache_gets_code() -> None:

@@ -208,16 +208,16 @@ def _every_candidate(layer: Operator, site: Site, pace: Pace | None = None) -> l
 
 
 def _candidate(form: Form[Any], layer: Operator, site: Site, pace: Pace | None = None) -> _Candidate:
-    cost = _paced(form, form.cost(layer, site), pace)
+    cost = _paced(form, layer, form.cost(layer, site), pace)
     planar = None
     if form.reads_layout(layer, site) is Layout.HCW:
-        planar = _paced(form, form.cost(layer, replace(site, input_layout=Layout.HCW)), pace)
+        planar = _paced(form, layer, form.cost(layer, replace(site, input_layout=Layout.HCW)), pace)
     return _Candidate(form, cost, planar, Layout.HCW in form.writes_layouts(layer, site))
 
 
-def _paced(form: Form[Any], cost: Cost, pace: Pace | None) -> Cost:
+def _paced(form: Form[Any], layer: Operator, cost: Cost, pace: Pace | None) -> Cost:
     """The cost with the board's cycles for its instructions."""
-    return cost if pace is None else replace(cost, instructions=pace.cycles(form.name, cost))
+    return cost if pace is None else replace(cost, instructions=pace.cycles(layer.kind, form.name, cost))
 
 
 class _Network:

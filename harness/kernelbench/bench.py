@@ -52,6 +52,7 @@ class Measurement:
     symmetric: bool
     input_bits: int
     output_bits: int
+    widths: str
     macs: int
     instructions: int
     code: int
@@ -59,12 +60,6 @@ class Measurement:
     scratch: int
     exact: bool | None
     chosen: bool = False
-
-    @property
-    def widths(self) -> str:
-        """Bits of activations and weights: 8x8, 4x2; 4x4s with symmetric weights; 8x8>4 where the output has others."""
-        weights = f"{self.weight_bits}{'s' if self.symmetric else ''}"
-        return f"{self.input_bits}x{weights}" + (f">{self.output_bits}" if self.output_bits != self.input_bits else "")
 
     @property
     def per_mac(self) -> float | None:
@@ -271,6 +266,7 @@ def _measurement(shape: LayerShape, graph: Graph, **measured: Any) -> Measuremen
         symmetric=shape.symmetric,
         input_bits=shape.input_bits,
         output_bits=shape.output_bits,
+        widths=shape.widths,
         macs=graph.macs(graph.layers[0]),
         **measured,
     )

@@ -58,6 +58,12 @@ class LayerShape:
         stride = f" s{self.stride[0]}" if self.stride != (1, 1) and self.kind != "avg_pool" else ""
         return f"{what} {channels}{stride}" + (f" on {extent}" if extent else "")
 
+    @property
+    def widths(self) -> str:
+        """Bits of activations and weights: 8x8, 4x2; 4x4s with symmetric weights; 8x8>4 where the output has others."""
+        weights = f"{self.weight_bits}{'s' if self.symmetric else ''}"
+        return f"{self.input_bits}x{weights}" + (f">{self.output_bits}" if self.output_bits != self.input_bits else "")
+
     def graph(self) -> Graph:
         """A network of this layer alone, or of a layer that doubles its input for a sum. Deterministic."""
         random = np.random.default_rng(len(self.name))
