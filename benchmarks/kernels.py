@@ -53,8 +53,10 @@ def main() -> None:
             flags, _, folder = library.rpartition("=")
             found = measure(board, folder)
             rows = []
-            for one, ratio in zip(found, bench.ratios(found), strict=True):
-                rows.append({**one.plain(), "ratio": None if ratio is None else round(ratio, 3)})
+            ratios = zip(bench.ratios(found), bench.ratios(found, "cycles"), strict=True)
+            for one, (ratio, by_cycles) in zip(found, ratios, strict=True):
+                told = {"ratio": ratio, "ratio_in_cycles": by_cycles}
+                rows.append(one.plain() | {name: value and round(value, 3) for name, value in told.items()})
             provenance = {**bench.provenance(boards.load(board)), "cmsis_nn": arguments.commit, "cmsis_nn_flags": flags}
             results.append({**provenance, "measurements": rows})
     target = Path(__file__).resolve().with_suffix(".json")

@@ -34,12 +34,12 @@ def command(
         typer.Option("--symmetric", help="Weights of 4 and 2 bits from -7 and -1 up: some faster kernels want that."),
     ] = False,
     every_form: Annotated[
-        bool, typer.Option("--all", help="Every form that fits, not only the one that code generation would take.")
+        bool, typer.Option("--all", help="Every form that fits, not only the one of the fewest instructions.")
     ] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw it: a .png or .svg file.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Count instructions and bytes of the kernels on the layers of MobileNetV1, ResNet-8, DS-CNN and an autoencoder.
+    """Count instructions, cycles and bytes of the kernels on layers of MobileNetV1, ResNet-8, DS-CNN and an autoencoder.
 
     Each layer runs alone in the built-in simulator and is compared bit for bit with the reference. CMSIS-NN stands
     beside it where $HARNESS_CMSIS_NN names a folder with the library, built for the board's core.
@@ -88,6 +88,7 @@ def _table(network: str, found: list[Measurement]) -> Table:
 
     from harness.kernelbench import bench
 
+    compared = any(one.form == bench.CMSIS_NN for one in found)
     table = Table(title=network, box=None, header_style="bold", title_justify="left")
     for column in (
         "layer",
@@ -96,16 +97,16 @@ def _table(network: str, found: list[Measurement]) -> Table:
         "kernel",
         "instructions",
         "per MAC",
-        "to CMSIS-NN",
-        "asked",
+        "cycles",
+        *(("to CMSIS-NN", "asked", "in cycles") if compared else ()),
         "code",
         "constants",
         "scratch",
         "bits agree",
     ):
         table.add_column(column, justify="left" if column in ("layer", "kernel", "bits agree") else "right")
-    ratios = bench.ratios(found)
-    for one, ratio in zip(found, ratios, strict=True):
+    ratios, in_cycles = bench.ratios(found), bench.ratios(found, "cycles")
+    for one, ratio, by_cycles in zip(found, ratios, in_cycles, strict=True):
         asked = bench.ASKED.get(one.kind) if one.form != bench.CMSIS_NN and one.widths == "8x8" else None
         style = None if ratio is None or asked is None or not one.chosen else "green" if ratio >= asked else "yellow"
         table.add_row(
@@ -115,15 +116,21 @@ def _table(network: str, found: list[Measurement]) -> Table:
             one.form + ("*" if one.chosen else ""),
             f"{one.instructions:,}",
             "-" if one.per_mac is None else f"{one.per_mac:.3f}",
-            "-" if ratio is None else f"[{style}]{ratio:.2f}x[/]" if style else f"{ratio:.2f}x",
-            "-" if asked is None else f"{asked:g}x",
+            f"{one.cycles:,}",
+            *((_times(ratio, style), "-" if asked is None else f"{asked:g}x", _times(by_cycles)) if compared else ()),
             f"{one.code:,}",
             f"{one.constants:,}",
             f"{one.scratch:,}",
             {True: "yes", False: "NO", None: "-"}[one.exact],
         )
     table.caption = (
-        "* what code generation takes; bits: activations x weights (s: symmetric) > outputs; "
+        "* the fewest instructions; bits: activations x weights (s: symmetric) > outputs; "
         "bytes: code with everything it calls, constants, scratch"
     )
     return table
+
+
+def _times(ratio: float | None, style: str | None = None) -> str:
+    if ratio is None:
+        return "-"
+    return f"[{style}]{ratio:.2f}x[/]" if style else f"{ratio:.2f}x"

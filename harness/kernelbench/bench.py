@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -37,10 +37,11 @@ _CALLS = "-O2"
 
 @dataclass(frozen=True)
 class Measurement:
-    """One form on one shape. chosen: what code generation would take. What both have is LayerShape's.
+    """One form on one shape. chosen: the form of the fewest instructions. What both have is LayerShape's.
 
-    instructions: of one inference of the layer. code, constants, scratch: bytes; scratch is what the layer needs beside
-    its input and its output. exact: whether the result is the reference's, None where the library rounds otherwise.
+    instructions, cycles: of one inference of the layer; cycles are modelled, and caches know nothing of it before. code,
+    constants, scratch: bytes; scratch is what the layer needs beside its input and its output. exact: whether the result
+    is the reference's, None where the library rounds otherwise.
     """
 
     network: str
@@ -55,6 +56,7 @@ class Measurement:
     widths: str
     macs: int
     instructions: int
+    cycles: int
     code: int
     constants: int
     scratch: int
@@ -81,8 +83,8 @@ def measure(
     every_form: bool = False,
     advance: Callable[[float], None] = lambda fraction: None,
 ) -> Iterator[Measurement]:
-    """Every shape with weights and activations of each width: the form that code generation takes, or every one that
-    fits. symmetric: weights of 4 and 2 bits leave out the most negative value.
+    """Every shape with weights and activations of each width: in the form of the fewest instructions by estimate, or in
+    every one that fits. symmetric: weights of 4 and 2 bits leave out the most negative value.
 
     With CMSIS-NN beside it where the user's library is there (harness.codegen.baselines.cmsis_nn) and has the layer.
     advance: called with the fraction done. InputError when the simulator does not model the board; BuildError when C
@@ -106,11 +108,13 @@ def measure(
         advance((index + 1) / len(tasks))
 
 
-def ratios(found: Sequence[Measurement]) -> list[float | None]:
+def ratios(
+    found: Sequence[Measurement], unit: Literal["instructions", "cycles"] = "instructions"
+) -> list[float | None]:
     """Per measurement: how many times its instructions CMSIS-NN takes for the layer; None where it was not there."""
-    library = {_key(one): one.instructions for one in found if one.form == CMSIS_NN}
+    library = {_key(one): getattr(one, unit) for one in found if one.form == CMSIS_NN}
     return [
-        None if one.form == CMSIS_NN or _key(one) not in library else library[_key(one)] / one.instructions
+        None if one.form == CMSIS_NN or _key(one) not in library else library[_key(one)] / getattr(one, unit)
         for one in found
     ]
 
@@ -167,7 +171,7 @@ def _generated(graph: Graph, core: str, form: str) -> Generated:
     return generate(graph, variant="int8", core=core, forms=forms, part=True)
 
 
-def _core(board: Board, generated: Generated, folder: Path, model: CycleModel | None = None) -> Core:
+def _core(board: Board, generated: Generated, folder: Path) -> Core:
     return Core(
         board,
         {name: text for name, text in generated.files.items() if name.startswith("network")},
@@ -175,16 +179,20 @@ def _core(board: Board, generated: Generated, folder: Path, model: CycleModel | 
         includes=(firmware_dir() / "nn",),
         optimize=generated.optimize,
         roots=("network_input", "network_output", "network_infer"),
-        model=model,
+        model=_model(board),
     )
+
+
+def _model(board: Board) -> CycleModel:
+    from harness.emulators.simulator.cycles.model import CycleModel
+
+    return CycleModel.of(board)
 
 
 def cycles_per_instruction(board: Board, graph: Graph, form: str) -> float:
     """Of a network of one layer in that form, modelled, without what instructions wait for memory."""
-    from harness.emulators.simulator.cycles.model import CycleModel
-
     with tempfile.TemporaryDirectory(prefix="harness-kernel-") as folder:
-        core = _core(board, _generated(graph, board.core, form), Path(folder), CycleModel.of(board))
+        core = _core(board, _generated(graph, board.core, form), Path(folder))
     given, _ = core.call("network_input")
     core.write(given, serialize_input(graph, _input(graph)))
     return core.cycles_per_instruction("network_infer", 0)
@@ -197,7 +205,9 @@ def _ours(board: Board, shape: LayerShape, graph: Graph, form: str) -> Measureme
         core = _core(board, generated, Path(folder))
     given, _ = core.call("network_input")
     core.write(given, serialize_input(graph, image))
+    before = core.cycles
     _, instructions = core.call("network_infer", 0)
+    cycles = core.cycles - before
     result, _ = core.call("network_output")
     output = parse_output(graph, core.read(result, generated.output_bytes))
     layer = generated.layers[0]
@@ -207,6 +217,7 @@ def _ours(board: Board, shape: LayerShape, graph: Graph, form: str) -> Measureme
         graph,
         form=layer.form,
         instructions=instructions,
+        cycles=cycles,
         code=core.sizes.code + core.sizes.constants - layer.weight_bytes,
         constants=layer.weight_bytes,
         scratch=layer.activation_bytes - inputs - generated.output_bytes,
@@ -234,10 +245,13 @@ def _library(board: Board, shape: LayerShape, graph: Graph) -> Measurement:
             libraries=archives,
             optimize=_CALLS,
             roots=cmsis_nn.ROOTS,
+            model=_model(board),
         )
     given, _ = core.call("cmsis_nn_input")
     core.write(given, (image ^ 0x80).tobytes())
+    before = core.cycles
     status, instructions = core.call("cmsis_nn_run")
+    cycles = core.cycles - before
     result, _ = core.call("cmsis_nn_output")
     buffer, _ = core.call("cmsis_nn_buffer_bytes")
     expected = _expected(graph, image)
@@ -249,6 +263,7 @@ def _library(board: Board, shape: LayerShape, graph: Graph) -> Measurement:
         graph,
         form=CMSIS_NN,
         instructions=instructions,
+        cycles=cycles,
         code=core.sizes.code,
         constants=core.sizes.constants,
         scratch=max(buffer, 0),

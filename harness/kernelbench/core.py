@@ -111,6 +111,11 @@ class Core:
             cycles += visit.count * sum(one.issue + one.stall for one in spent) + visit.branch
         return cycles / instructions
 
+    @property
+    def cycles(self) -> int:
+        """Modelled cycles of all calls so far, from memories as the board has them. Needs a model."""
+        return self._machine.cycles
+
     def read(self, address: int, size: int) -> bytes:
         """Bytes of the core's memory."""
         return self._machine.read(address, size)
