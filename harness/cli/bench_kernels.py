@@ -39,7 +39,7 @@ def command(
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw it: a .png or .svg file.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Count instructions, cycles and bytes of the kernels on layers of MobileNetV1, ResNet-8, DS-CNN and an autoencoder.
+    """Count instructions, cycles and bytes of kernels on layers of MobileNetV1, ResNet-8, DS-CNN and an autoencoder.
 
     Each layer runs alone in the built-in simulator and is compared bit for bit with the reference. CMSIS-NN stands
     beside it where $HARNESS_CMSIS_NN names a folder with the library, built for the board's core.

@@ -39,9 +39,9 @@ _CALLS = "-O2"
 class Measurement:
     """One form on one shape. chosen: the form of the fewest instructions. What both have is LayerShape's.
 
-    instructions, cycles: of one inference of the layer; cycles are modelled, and caches know nothing of it before. code,
-    constants, scratch: bytes; scratch is what the layer needs beside its input and its output. exact: whether the result
-    is the reference's, None where the library rounds otherwise.
+    instructions, cycles: of one inference of the layer; cycles are modelled, from caches that know nothing of it.
+    code, constants, scratch: bytes; scratch is what the layer needs beside its input and its output. exact: whether the
+    result is the reference's, None where the library rounds otherwise.
     """
 
     network: str
