@@ -1,6 +1,6 @@
 """Cycles per instruction of every storage form, memory stalls aside: the figures of harness/codegen/pace.json.
 
-    python benchmarks/form_rates.py [--core CORE]... [--write]
+    python benchmarks/form_rates.py [--core CORE]... [--new] [--write]
 
 Each layer of LeNet-5 (int8 and deep) runs alone in each form that fits it, and so do layers of harness bench-kernels in
 the dense ones, on the cycle model of one board for each core. No board that the simulator runs has a Cortex-M0, M0+ or
@@ -41,6 +41,9 @@ FILE = Path(codegen.__file__).with_name("pace.json")
 
 # (bits of weights, bits of activations) of the shapes; narrow weights are symmetric.
 WIDTHS = ((8, 8), (4, 4))
+
+# By kind of operator and family.
+Rates = dict[str, dict[str, float]]
 
 # What the networks of LeNet-5's layers are called.
 ALONE = "alone"
@@ -92,12 +95,14 @@ def forms_of(graph: Graph, core: str) -> list[str]:
     return [name for names in families.values() for name in names[:: max(1, len(names) // _OF_A_FAMILY)]]
 
 
-def measured(core: str, found: list[tuple[str, Graph]]) -> dict[str, dict[str, float]]:
-    """Cycles per instruction by kind of operator and family: the median over the layers that it fits."""
+def measured(core: str, found: list[tuple[str, Graph]], known: Rates) -> Rates:
+    """Cycles per instruction by kind of operator and family: the median over the layers that it fits; of `known`, those."""
     board = board_of(core)
     rates: dict[str, dict[str, list[float]]] = {}
     for name, graph in found:
         for form in forms_of(graph, core):
+            if family(form) in known.get(graph.layers[0].kind, {}):
+                continue
             try:
                 rate = bench.cycles_per_instruction(board, graph, form)
             except BuildError as error:
@@ -105,20 +110,26 @@ def measured(core: str, found: list[tuple[str, Graph]]) -> dict[str, dict[str, f
                 continue
             print(f"{core} {name} {form}: {rate:.3f} cycles per instruction", file=sys.stderr, flush=True)
             rates.setdefault(graph.layers[0].kind, {}).setdefault(family(form), []).append(rate)
+    fresh = {
+        kind: {name: round(statistics.median(values), 3) for name, values in families.items()}
+        for kind, families in rates.items()
+    }
     return {
-        kind: {name: round(statistics.median(values), 3) for name, values in sorted(families.items())}
-        for kind, families in sorted(rates.items())
+        kind: dict(sorted((known.get(kind, {}) | fresh.get(kind, {})).items()))
+        for kind in sorted(known.keys() | fresh.keys())
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--core", action="append", choices=list(BOARDS), help="may be repeated; all when left out")
+    parser.add_argument("--new", action="store_true", help="measure only what the file has no figure of")
     parser.add_argument("--write", action="store_true", help=f"update {FILE.name}; cores not measured stay as they are")
     arguments = parser.parse_args()
     found = list(layers())
-    rates = {core: measured(core, found) for core in arguments.core or BOARDS}
     kept = json.loads(FILE.read_text())["cycles_per_instruction"]
+    known = kept if arguments.new else {}
+    rates = {core: measured(core, found, known.get(core, {})) for core in arguments.core or BOARDS}
     plain = {
         "about": "benchmarks/form_rates.py: medians over layers of LeNet-5 and of bench-kernels, without memory stalls",
         "boards": BOARDS,
