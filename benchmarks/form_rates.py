@@ -96,7 +96,7 @@ def forms_of(graph: Graph, core: str) -> list[str]:
 
 
 def measured(core: str, found: list[tuple[str, Graph]], known: Rates) -> Rates:
-    """Cycles per instruction by kind of operator and family: the median over the layers that it fits; of `known`, those."""
+    """Cycles per instruction by kind of operator and family: medians over layers, of what is not in `known`."""
     board = board_of(core)
     rates: dict[str, dict[str, list[float]]] = {}
     for name, graph in found:
