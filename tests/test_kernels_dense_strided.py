@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from kernels_dense import on_core_exactly, on_host_exactly, site_of
 from test_kernels_dense_depthwise import ONE, depthwise
 
+from harness import boards
 from harness.graph.graph import Graph
+from harness.kernelbench import bench, shapes
 from harness.ops.depthwise_conv2d import DepthwiseConv2d
 from harness.ops.depthwise_strided import StridedDepthwise
 from harness.toolchain import compiler
@@ -93,3 +95,28 @@ def test_a_bias_that_leaves_no_room_for_a_weight(bits: int, largest: int) -> Non
     form = StridedDepthwise()
     assert form.fits(replace(layer, bias=np.array([largest - 1, -largest, 0, 0], np.int32)), site)
     assert not form.fits(replace(layer, bias=np.array([largest, 0, 0, 0], np.int32)), site)
+
+
+def test_what_it_refuses() -> None:
+    for graph in (
+        depthwise((6, 6, 4), [(1, ONE, None, 8, 0, 8)]),
+        depthwise((6, 6, 6), [(2, ONE, None, 8, 0, 8)]),
+        depthwise((6, 6, 4), [(2, (3, 0), None, 8, 0, 8)]),
+        depthwise((6, 6, 4), [(2, (0, 0), (0, 3), 8, 0, 8)]),
+        depthwise((6, 6, 1024), [(2, *KERAS, 8, 0, 8)]),
+    ):
+        layer = graph.layers[0]
+        assert not {form.name: form for form in layer.forms}["strided"].fits(layer, site_of(graph, 0))
+
+
+@needs_arm
+@pytest.mark.parametrize(("channels", "most"), [(64, 35_000), (128, 18_000)])
+def test_layers_of_mobilenet_are_as_fast_as_ever(channels: int, most: int) -> None:
+    layer = next(one for one in shapes.of("mobilenet") if one.stride == (2, 2) and one.input[2] == channels)
+    board = boards.load("nucleo-f746")
+    found = bench.measure(board, [layer], widths=(8, 4, 2))
+    eight, *narrow = (one for one in found if one.form != bench.CMSIS_NN)
+    packed = bench.measure(board, [layer], widths=(8, 4), activations=(4,))
+    assert eight.form == "strided" and eight.exact and eight.instructions <= most
+    assert all(one.exact and one.instructions <= 1.03 * eight.instructions for one in narrow)
+    assert all(one.exact and one.instructions <= 1.13 * eight.instructions for one in packed)

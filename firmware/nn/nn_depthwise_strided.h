@@ -1,32 +1,33 @@
 /* Depthwise convolution with 3x3 kernels and stride 2, on pairs of neighbouring pixels: two multiplications per
  * instruction, and each pair is read once per row of outputs.
  *
- * Optimal for cores with the DSP extension, channels in fours, outputs of 8, 4 or 2 bits. Rows of outputs in blocks, and of
- * each four channels: the rows that they read become, in scratch, words of two pixels of one channel, (2j, 2j + 1) of
- * those that windows begin at. Then, channel by channel with all nine weights in registers, row by row of outputs: a pair
- * p meets the kernel's first two columns for output j (SMLAD) and, with its lower half, the third column for output j - 1
- * (SMLABx), so that what is carried from step to step is one unfinished sum.
+ * Optimal for cores with the DSP extension, channels in fours, outputs of 8, 4 or 2 bits. Rows of outputs in blocks,
+ * and of each four channels: the rows that they read become, in scratch, words of two pixels of one channel, (2j, 2j
+ * + 1) of those that windows begin at. Then, channel by channel with all nine weights in registers, row by row of
+ * outputs: a pair p meets the kernel's first two columns for output j (SMLAD) and, with its lower half, the third
+ * column for output j - 1 (SMLABx), so that what is carried from step to step is one unfinished sum.
  *
- * Pixels beside the image hold the input's zero point. Rows above and below are left out with their row of the kernel
- * where the zero point is 0 and one block is all; otherwise they lie in scratch, too. Pairs that lie beside the image as
- * a whole are left out where the zero point is 0.
+ * Pixels beside the image hold the input's zero point. Rows above and below are left out with their row of the
+ * kernel where the zero point is 0 and one block is all; otherwise they lie in scratch, too. Pairs that lie beside
+ * the image as a whole are left out where the zero point is 0.
  *
- * A row in scratch: groups of two pairs, of each four channels (eight words); with an odd number of pairs the first place
- * is empty. Rows of one or three pairs are one group. Scratch: the rows, then, where outputs are packed in the end, a byte
- * for each of four channels' outputs.
+ * A row in scratch: groups of two pairs, of each four channels (eight words); with an odd number of pairs the first
+ * place is empty. Rows of one or three pairs are one group. Scratch: the rows, then, where outputs are packed in the
+ * end, a byte for each of four channels' outputs.
  */
 #ifndef NN_DEPTHWISE_STRIDED_H
 #define NN_DEPTHWISE_STRIDED_H
 
 #include "nn_packed.h"
 
-/* What one pass computes: a block of rows of outputs, of some fours of channels. Assembly knows this record's layout.
+/* What one pass computes: a block of rows of outputs, of some fours of channels. Assembly knows this record's
+ * layout.
  *
  * source: the first row of the image that is read. rows, rows_end: where it goes to, and behind the last one. x: in
- * scratch, kernel row 1 of the first row of outputs; x_end: behind those of all rows of outputs that have three kernel
- * rows. output: its first row, or, where outputs are packed, a buffer for the bytes of four channels. weights: as they are
- * stored. x_turn, output_turn: from behind a channel's last output to the next channel's first. packed: the first row of
- * packed outputs; output_end: behind the bytes of four channels. */
+ * scratch, kernel row 1 of the first row of outputs; x_end: behind those of all rows of outputs that have three
+ * kernel rows. output: its first row, or, where outputs are packed, a buffer for the bytes of four channels.
+ * weights: as they are stored. x_turn, output_turn: from behind a channel's last output to the next channel's first.
+ * packed: the first row of packed outputs; output_end: behind the bytes of four channels. */
 typedef struct {
     const uint8_t *source;
     nn_word *rows;
@@ -44,14 +45,15 @@ typedef struct {
 
 /* How a pass is made.
  *
- * Reading: step, row: bytes from a pixel, from a piece of the image to the next: a row, or where rows without padding
- * follow each other, some groups. bits, padding: of an element, and the value beside the image. width, left: pixels of a
- * piece, and of padding before them. head, turn, turns, tail: groups of a piece: `turns` times `turn` in a loop.
- * Computing: columns: of outputs. pairs, pitch: of a row in scratch, bytes from one to the next. lines: rows of outputs, 0
- * where passes differ. top, bottom: rows of the kernel that the first, the last one leaves out. unrolled: without a loop
- * over rows. peeled, steps, loops: steps of two pairs; `loops` times `steps` in a loop. distance: bytes between neighbouring
- * outputs. zero_point, output_bits: of the outputs. spread, gap: of packed outputs, bytes from one pixel to the next, and
- * between rows. weight_bits: as stored, 8 or 4. */
+ * Reading: step, row: bytes from a pixel, from a piece of the image to the next: a row, or where rows without
+ * padding follow each other, some groups. bits, padding: of an element, and the value beside the image. width, left:
+ * pixels of a piece, and of padding before them. head, turn, turns, tail: groups of a piece: `turns` times `turn` in
+ * a loop.
+ * Computing: columns: of outputs. pairs, pitch: of a row in scratch, bytes from one to the next. lines: rows of
+ * outputs, 0 where passes differ. top, bottom: rows of the kernel that the first, the last one leaves out. unrolled:
+ * without a loop over rows. peeled, steps, loops: steps of two pairs; `loops` times `steps` in a loop. distance:
+ * bytes between neighbouring outputs. zero_point, output_bits: of the outputs. spread, gap: of packed outputs, bytes
+ * from one pixel to the next, and between rows. weight_bits: as stored, 8 or 4. */
 typedef struct {
     uint32_t step, row, bits, padding, width, left, head, turn, turns, tail;
     uint32_t columns, pairs, pitch, lines, top, bottom;
@@ -88,9 +90,12 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
 }
 
 #if NN_DSP
-/* Symbols of the assembler, while rows are filled: nn_pixel: the next pixel of the piece; nn_base: the one at r0. While
- * outputs are computed: nn_x: of the next pair, from r0; nn_output: of the next output, from r1; nn_from, nn_to: rows of
- * the kernel, which are taken in the order 0, 2, 1; nn_back: whether r0 moves on; nn_fresh: whether sums begin with the bias, in r9. */
+/* Symbols of the assembler, while rows are filled: nn_pixel: the next pixel of the piece; nn_base: the one at r0.
+ * While outputs are computed: nn_x: of the next pair, from r0; nn_output: of the next output, from r1; nn_from,
+ * nn_to: rows of the kernel, which are taken in the order 0, 2, 1; nn_back: whether r0 moves on with row 1;
+ * nn_fresh: whether sums begin with the bias, in r9; nn_line: of the row of outputs, from r0. The weights are (w00,
+ * w01) in r4, (w10, w11) in r5, (w20, w21) in r6, (w02, w12) in r7 and w22 in r8, whose upper half counts turns; the
+ * multiplier is in r10. */
 
 /* r += n, for any n up to 2^20. */
 #define NN_STRIDED_ADD(r, n)                                             \
@@ -132,8 +137,9 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
     ".endif\n\t"                                                         \
     ".endif\n\t"
 #define NN_STRIDED_MASK(m) ".if %c[bits] < 8\n\tmov " m ", #((1 << %c[bits]) - 1) * 0x00010001\n\t.endif\n\t"
-/* r0 moves on where the next group would be out of reach, and in any case to the next pixel with FORTH. */
+/* r0 moves on to the next pixel. */
 #define NN_STRIDED_FORTH NN_STRIDED_ADD("r0", "(nn_pixel - nn_base) * %c[step]") ".set nn_base, nn_pixel\n\t"
+/* Of four channels, the pixels of a group into scratch; r0 moves on before where they would be out of reach. */
 #define NN_STRIDED_GROUP                                                 \
     ".if (nn_pixel + 5 - nn_base) * %c[step] > 4095 && nn_pixel > nn_base\n\t" NN_STRIDED_FORTH ".endif\n\t" \
     ".if %c[pairs] == 1\n\t"                                             \
@@ -149,13 +155,13 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
     ".else\n\t"                                                          \
     ".if %c[pairs] %% 2 == 0 || nn_pixel > -%c[left]\n\t"                \
     NN_STRIDED_PIXEL("r2") NN_STRIDED_PIXEL("r4") NN_STRIDED_PIXEL("r3") NN_STRIDED_PIXEL("r5") \
-    NN_STRIDED_SPLIT("r2", "r4", "r6", "r8", "r10")                             \
+    NN_STRIDED_SPLIT("r2", "r4", "r6", "r8", "r10")                      \
     ".else\n\t" NN_STRIDED_PIXEL("r3") NN_STRIDED_PIXEL("r5") ".endif\n\t" \
-    NN_STRIDED_SPLIT("r3", "r5", "r7", "r9", "r10")                             \
+    NN_STRIDED_SPLIT("r3", "r5", "r7", "r9", "r10")                          \
     "stm r1!, {r2, r3, r4, r5, r6, r7, r8, r9}\n\t"                      \
     ".endif\n\t"
 
-/* Two pairs of kernel row n, the second one alone into r2 (ODD), and the one at nn_x + 8 into r2 (THIRD). */
+/* Two pairs of kernel row n; one of them, `at` bytes further. */
 #define NN_STRIDED_LOAD(n, a, b)                                         \
     ".if nn_near || " #n " == 1\n\t"                                    \
     ".if nn_back && " #n " == 1\n\tldrd " a ", " b ", [r0, #nn_x]!\n\t" \
@@ -169,8 +175,8 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
     ".if nn_fresh\n\tsmlad " target ", " x ", " w ", r9\n\t"             \
     ".else\n\tsmlad " target ", " x ", " w ", " sum "\n\t.endif\n\t"
 #define NN_STRIDED_PRESENT(n) ".if nn_from <= " #n " && " #n " < nn_to\n\t"
-/* Kernel row n, 0 or 2, with its weights w and v, for two pairs in the midst of a row of outputs: r11 is the sum to finish,
- * r12 the one between, lr the one begun. */
+/* Kernel row n, 0 or 2, with its weights w and v, for two pairs in the midst of a row of outputs: r11 is the sum to
+ * finish, r12 the one between, lr the one begun. */
 #define NN_STRIDED_STEP_ROW(n, w, v)                                     \
     NN_STRIDED_PRESENT(n) NN_STRIDED_LOAD(n, "r2", "r3")                 \
     "smlabb r11, r2, " v ", r11\n\t"                                     \
@@ -477,7 +483,8 @@ NN_INLINE void nn_strided_run(const nn_strided_pass *pass, nn_strided_kind kind)
           [width] "i"(kind.width), [left] "i"(kind.left), [head] "i"(kind.head), [turn] "i"(kind.turn),
           [turns] "i"(kind.turns), [tail] "i"(kind.tail), [columns] "i"(kind.columns), [pairs] "i"(kind.pairs),
           [pitch] "i"(kind.pitch), [lines] "i"(kind.lines), [top] "i"(kind.top),
-          [bottom] "i"(kind.bottom), [unrolled] "i"(kind.unrolled), [peeled] "i"(kind.peeled), [steps] "i"(kind.steps), [loops] "i"(kind.loops),
+          [bottom] "i"(kind.bottom), [unrolled] "i"(kind.unrolled), [peeled] "i"(kind.peeled),
+          [steps] "i"(kind.steps), [loops] "i"(kind.loops),
           [distance] "i"(kind.distance), [zero_point] "i"(kind.zero_point), [output_bits] "i"(kind.output_bits),
           [spread] "i"(kind.spread), [gap] "i"(kind.gap), [weight_bits] "i"(kind.weight_bits)
         : "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");

@@ -84,7 +84,10 @@ class _Kind:
 
 @dataclass(frozen=True)
 class _Plan:
-    """block: rows of outputs at a time. whole: whether rows of padding are stored. blocks: rows read, and computed."""
+    """How a layer is computed. block: rows of outputs at a time. whole: whether rows of padding lie in scratch.
+
+    blocks: of each, the rows that it reads of the image, and those of outputs.
+    """
 
     kind: _Kind
     block: int
@@ -116,7 +119,8 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
         largest = 2 ** (31 - _stored_bits(layer))
         if layer.bias.min() < -largest or layer.bias.max() >= largest:
             return False
-        if channels % 4 or max(layer.padding) > 2:
+        # No window lies in the padding alone.
+        if channels % 4 or max(max(edge) for edge in layer.edges) > 2:
             return False
         # Of a group of pixels, the first and the last.
         pairs = _pairs(layer, site)
