@@ -19,6 +19,7 @@ from harness.graph.graph import Graph, build
 from harness.ops import tile
 from harness.ops.conv2d import Conv2d
 from harness.ops.conv2d_tile import DualTileConv2d, TileConv2d
+from harness.ops.lowering import Target
 from harness.toolchain import compiler
 
 pytestmark = pytest.mark.skipif(compiler.find_host() is None, reason="no host compiler")
@@ -130,6 +131,14 @@ def test_only_cores_that_issue_two_instructions_take_the_dual_form() -> None:
     assert isinstance(layer, Conv2d)
     takers = [core for core in boards.DSP_CORES if DualTileConv2d().applicable(layer, site_of(graph, 0, core))]
     assert takers == ["cortex-m7"]
+
+
+def test_a_pass_fits_the_instruction_cache() -> None:
+    """1 kB on the STM32L4 and F4, whose cores issue one instruction at a time; 4 kB on the STM32F7."""
+    for core, cache in (("cortex-m4", 1024), ("cortex-m7", 4096)):
+        for run in range(1, 65):
+            turn = tile.unroll(run, Target(core))
+            assert run % turn == 0 and tile.pass_bytes(turn, dual=core == "cortex-m7") <= cache
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 # Pixels that an unpacked tile serves at least, where the image has them: unpacking is then little of the work.
 _PIXELS = 64
 
-# Padding a run to more words makes it divisible by an unrolled loop; more zeros than this do not pay.
-_LONGEST_UNROLL = 8
-
 
 @dataclass(frozen=True)
 class _View:
@@ -87,9 +84,9 @@ class TileConv2d(Form["Conv2d"]):
         blocks = -(-total // view.block)
         passes = rows if view.name == "ROWS" else blocks
         pairs = rows * -(-columns // 2) if view.name == "ROWS" else -(-rows * columns // 2)
-        runs = kernel_rows if view.name == "ROWS" else 0
-        pair = tile.pair_instructions(view.run, runs, direct=direct, dual=self.dual)
-        one_pass = tile.pass_name(view.run, runs, layer.requantize, direct=direct, dual=self.dual)
+        runs, turn = (kernel_rows if view.name == "ROWS" else 0), tile.unroll(view.run, site.target)
+        pair = tile.pair_instructions(view.run, runs, turn, direct=direct, dual=self.dual)
+        one_pass = tile.pass_name(view.run, runs, turn, layer.requantize, direct=direct, dual=self.dual)
         bits = tile.bits(layer)
         if view.name == "PATCHES":
             fill = float(rows * columns * (3 * view.words + 20) + blocks * view.window_bytes)
@@ -101,7 +98,7 @@ class TileConv2d(Form["Conv2d"]):
             instructions=groups * (pairs * pair + passes * 45 + blocks * view.words * tile.UNPACKING[bits]) + int(fill),
             code=560 if view.name == "FLAT" else 800,
             shared={
-                one_pass: tile.pass_bytes(view.run, dual=self.dual),
+                one_pass: tile.pass_bytes(turn, dual=self.dual),
                 tile.unpack_name(bits): 70,
             },
         )
@@ -111,8 +108,8 @@ class TileConv2d(Form["Conv2d"]):
 
         view, direct = self._view(layer, site), self._direct(layer, site)
         matrix = self._matrix(layer)
-        runs = layer.weight.shape[1] if view.name == "ROWS" else 0
-        one_pass = tile.pass_name(view.run, runs, layer.requantize, direct=direct, dual=self.dual)
+        runs, turn = (layer.weight.shape[1] if view.name == "ROWS" else 0), tile.unroll(view.run, site.target)
+        one_pass = tile.pass_name(view.run, runs, turn, layer.requantize, direct=direct, dual=self.dual)
         unpack = tile.unpack_name(tile.bits(layer))
         return Lowering(
             form=self.name,
@@ -140,7 +137,7 @@ class TileConv2d(Form["Conv2d"]):
             ),
             scratch_bytes=self._scratch(view),
             functions={
-                one_pass: tile.pass_function(view.run, runs, layer.requantize, direct=direct, dual=self.dual),
+                one_pass: tile.pass_function(view.run, runs, turn, layer.requantize, direct=direct, dual=self.dual),
                 unpack: tile.unpack_function(tile.bits(layer)),
             },
         )

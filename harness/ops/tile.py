@@ -10,12 +10,14 @@ from harness.ops.lowering import Value, requantization_fields
 
 if TYPE_CHECKING:
     from harness.ops.base import Array, Requantization
+    from harness.ops.lowering import Target
 
 # Instructions that unpacking takes per word of activations and four filters, by the bits of a weight.
 UNPACKING = {8: 17, 4: 23, 2: 22}
 
-# More would not stay in the instruction caches of small parts.
-_LONGEST_UNROLL = 12
+# Words per turn of a loop, at most: eight and what is around them just fit the 1 kB of instruction cache that small
+# parts have; cores that issue two instructions at once come with larger ones.
+_LONGEST_TURN, _LONGEST_DUAL_TURN = 8, 12
 
 
 def bits(layer: Any) -> int:
@@ -79,43 +81,48 @@ def requantization(requantize: Requantization | None, *, direct: bool) -> dict[s
     return requantization_fields(requantize)
 
 
-def unroll(run: int) -> int:
+def unroll(run: int, target: Target) -> int:
     """Words per turn of a loop over `run` words: the most that divides it."""
-    return max(size for size in range(1, _LONGEST_UNROLL + 1) if run % size == 0)
+    longest = _LONGEST_DUAL_TURN if target.dual_issue else _LONGEST_TURN
+    return max(size for size in range(1, longest + 1) if run % size == 0)
 
 
-def pair_instructions(run: int, runs: int, *, direct: bool, dual: bool = False) -> int:
+def pair_instructions(run: int, runs: int, turn: int, *, direct: bool, dual: bool = False) -> int:
     """Of a pass, for one pair of pixels and four filters, with what is done about its outputs. runs: 0: all in one.
 
-    dual: of a pass for cores that issue two instructions at once.
+    turn: words per turn of the loop. dual: of a pass for cores that issue two instructions at once.
     """
-    turns = run // unroll(run)
+    turns = run // turn
     words = (28 * run + 2 * turns) if dual else 23 * run
     words += 3 * turns if runs or turns > 1 else 0
     words = runs * (words + 7) + 8 if runs else words
     return words + (31 if direct else 100)
 
 
-def pass_name(run: int, runs: int, requantize: Requantization | None, *, direct: bool, dual: bool = False) -> str:
+def pass_name(
+    run: int, runs: int, turn: int, requantize: Requantization | None, *, direct: bool, dual: bool = False
+) -> str:
     """The C function that makes such passes."""
-    kind = f"nn_tile_pass_{unroll(run)}" + ("_dual" if dual else "")
-    kind += "_runs" if runs else "_turns" if unroll(run) < run else ""
+    kind = f"nn_tile_pass_{turn}" + ("_dual" if dual else "")
+    kind += "_runs" if runs else "_turns" if turn < run else ""
     if not direct or requantize is None:
         return f"{kind}_sums"
     return kind + ("_centred" if requantize.zero_point else "") + f"_{requantize.bits}"
 
 
-def pass_bytes(run: int, *, dual: bool = False) -> int:
+def pass_bytes(turn: int, *, dual: bool = False) -> int:
     """About how long it is."""
-    return 230 + (108 if dual else 92) * unroll(run)
+    return 230 + (108 if dual else 92) * turn
 
 
-def pass_function(run: int, runs: int, requantize: Requantization | None, *, direct: bool, dual: bool = False) -> str:
+def pass_function(
+    run: int, runs: int, turn: int, requantize: Requantization | None, *, direct: bool, dual: bool = False
+) -> str:
     """Its definition."""
     stored = requantize if direct else None
     kind = {
-        "unroll": str(unroll(run)),
-        "turns": _truth(runs > 0 or unroll(run) < run),
+        "unroll": str(turn),
+        "turns": _truth(runs > 0 or turn < run),
         "runs": _truth(runs > 0),
         "centred": _truth(stored is not None and stored.zero_point != 0),
         "bits": str(stored.bits if stored is not None else 0),
@@ -123,7 +130,7 @@ def pass_function(run: int, runs: int, requantize: Requantization | None, *, dir
     }
     fields = ", ".join(f".{name} = {value}" for name, value in kind.items())
     return (
-        f"NN_SHARED void {pass_name(run, runs, requantize, direct=direct, dual=dual)}(const nn_tile_pass *pass)\n"
+        f"NN_SHARED void {pass_name(run, runs, turn, requantize, direct=direct, dual=dual)}(const nn_tile_pass *pass)\n"
         f"{{\n    nn_tile_run(pass, (nn_tile_kind){{{fields}}});\n}}"
     )
 
