@@ -88,6 +88,14 @@ STRIPS: dict[str, Graph] = {
     "strips of 7": depthwise((14, 14, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 77, 8)]),
     "strips of 8": depthwise((6, 16, 8), [(1, ONE, None, 8, 12, 8), (1, ONE, None, 4, 0, 8), (1, ONE, None, 8, 0, 4)]),
     "blocks of strips": depthwise((40, 54, 4), [(1, ONE, None, 8, 0, 8)], zero_point=3),
+    "columns": depthwise((5, 1, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 9, 8), (1, ONE, None, 8, 0, 4)]),
+    "strips over the edge": depthwise(
+        (11, 11, 8), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 9, 8), (1, ONE, None, 8, 0, 8)]
+    ),
+    "strips far over the edge": depthwise(
+        (9, 13, 4), [(1, ONE, None, 4, 0, 8), (1, ONE, None, 2, 1, 4), (1, ONE, None, 8, 0, 8)]
+    ),
+    "blocks over the edge": depthwise((40, 53, 4), [(1, ONE, None, 8, 0, 8), (1, ONE, None, 8, 0, 8)], zero_point=255),
     "packed strips": depthwise((7, 6, 12), [(1, ONE, None, 4, 0, 4), (1, ONE, None, 2, 3, 2), (1, ONE, None, 8, 0, 8)]),
     "packed image": depthwise((3, 3, 8), [(1, ONE, None, 2, 0, 4), (1, ONE, None, 4, 0, 2), (1, ONE, None, 8, 0, 4)]),
     "packed blocks": depthwise((40, 54, 4), [(1, ONE, None, 4, 15, 8), (1, ONE, None, 8, 0, 8)]),
@@ -132,7 +140,7 @@ def test_any_shape(
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     height=st.integers(1, 9),
-    width=st.sampled_from([2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16]),
+    width=st.integers(1, 20),
     zero_point=st.sampled_from([0, 1, 255]),
     point=st.sampled_from([0, 255]),
     bits=st.sampled_from([8, 4, 2]),
@@ -146,7 +154,7 @@ def test_what_strips_refuse() -> None:
         depthwise((6, 6, 4), [(2, ONE, None, 8, 0, 8)]),
         depthwise((6, 6, 4), [(1, (0, 0), None, 8, 0, 8)]),
         depthwise((6, 6, 4), [(1, ONE, (1, 0), 8, 0, 8)]),
-        depthwise((6, 11, 4), [(1, ONE, None, 8, 0, 8)]),
+        depthwise((6, 99, 4), [(1, ONE, None, 8, 0, 8)]),
     ):
         layer = graph.layers[0]
         assert not {form.name: form for form in layer.forms}["strips"].fits(layer, site_of(graph, 0))

@@ -1,18 +1,23 @@
 /* Depthwise convolution with 3x3 kernels, stride 1 and one pixel of padding on every side, on strips: up to eight
  * neighbouring outputs of one channel at a time, two multiplications per instruction.
  *
- * Optimal for cores with the DSP extension, channels in fours, outputs of 8, 4 or 2 bits. Strips of `tile` pixels make up a row
- * of the image. A block of rows of outputs at a time, and of it four channels: their pixels become, in scratch, pairs of
- * 16-bit elements, (p0, p1), (p2, p3) and so on of a strip; an odd strip ends with the pair of its last two. A pass then
- * keeps the outputs of a strip in registers: a pair of pixels (p, q) adds to four of them, with weights (w0, w1) and
- * (w1, w2) of a row of the kernel: w2 p to the one before, w1 p + w2 q and w0 p + w1 q to its own, w0 q to the next.
+ * Optimal for cores with the DSP extension, channels in fours, outputs of 8, 4 or 2 bits. Strips of `tile` pixels make
+ * up a row of the image. A block of rows of outputs at a time, and of it four channels: their pixels become, in scratch,
+ * pairs of 16-bit elements, (p0, p1), (p2, p3) and so on of a strip; an odd strip ends with the pair of its last two. A
+ * pass then keeps the outputs of a strip in registers: a pair of pixels (p, q) adds to four of them, with weights
+ * (w0, w1) and (w1, w2) of a row of the kernel: w2 p to the one before, w1 p + w2 q and w0 p + w1 q to its own, w0 q to
+ * the next.
  *
- * A strip that is a whole row, in an image padded with zeros, has no neighbours: nothing is multiplied by padding on its
- * sides. Otherwise every line of scratch begins with a strip of padding, which is also what lies behind the line before.
+ * A strip that is a whole row, in an image padded with zeros, has no neighbours: nothing is multiplied by padding on
+ * its sides. Otherwise every line of scratch begins with a strip of padding, which also lies behind the line before.
  * Lines above and below the image are padding, too; an image of 3x3 has none: it is one pass, nine outputs at a time.
  *
- * Packed outputs are collected as bytes first, of channels 0, 2, 1, 3. Scratch: the weights and constants of four channels (128
- * bytes), the lines, what is collected of a block. Nothing is read or written beyond the input and the output.
+ * The last strip of a row may be longer than what is left of the row. Its pixels behind the row are those of the next
+ * one; the first of them, which the last output meets, is made padding. Its outputs behind the row are written where the
+ * next row begins, before that is. As much is read behind the input and written behind the output.
+ *
+ * Packed outputs are collected as bytes first, of channels 0, 2, 1, 3. Scratch: the weights and constants of four
+ * channels (128 bytes), the lines, what is collected of a block.
  */
 #ifndef NN_DEPTHWISE_STRIPS_H
 #define NN_DEPTHWISE_STRIPS_H
@@ -27,9 +32,9 @@ typedef struct nn_depthwise_strips_layer {
     void (*run)(const struct nn_depthwise_strips_layer *layer, const void *input, void *output, void *scratch);
 } nn_depthwise_strips_layer;
 
-/* The shape of a layer. height, width, channels: of the input and of the output. tile: pixels of a strip, 2 to 8, of
- * which a row is made. edges: whether lines have padding on their sides. block: rows of outputs at a time. weight_bits: 8,
- * 4 or 2. input, input_zero_point; output, zero_point: how these are stored, and what stands for 0. */
+/* The shape of a layer. height, width, channels: of the input and of the output. tile: pixels of a strip, 2 to 8.
+ * edges: whether lines have padding on their sides. block: rows of outputs at a time. weight_bits:
+ * 8, 4 or 2. input, input_zero_point; output, zero_point: how these are stored, and what stands for 0. */
 typedef struct {
     uint32_t height, width, channels;
     uint32_t tile;
@@ -56,10 +61,22 @@ NN_INLINE uint32_t nn_strips_slot(nn_strips_kind kind)
     return 16u * nn_strips_words(kind);
 }
 
+/* Strips of a row. */
+NN_INLINE uint32_t nn_strips_count(nn_strips_kind kind)
+{
+    return (kind.width + kind.tile - 1u) / kind.tile;
+}
+
+/* Pixels of these that lie behind the row. */
+NN_INLINE uint32_t nn_strips_over(nn_strips_kind kind)
+{
+    return nn_strips_count(kind) * kind.tile - kind.width;
+}
+
 /* Bytes from line to line. */
 NN_INLINE uint32_t nn_strips_pitch(nn_strips_kind kind)
 {
-    return (kind.width / kind.tile + kind.edges) * nn_strips_slot(kind);
+    return (nn_strips_count(kind) + kind.edges) * nn_strips_slot(kind);
 }
 
 /* Bytes between neighbouring outputs of a pass. */
@@ -78,8 +95,8 @@ NN_INLINE bool nn_strips_whole(nn_strips_kind kind)
 
 #if !NN_DSP
 /* Weight `tap` of channel `channel` of the four at `weights`. 8 bits: by tap, a byte per channel. Otherwise fields of
- * four channels each, the lowest first, which hold weights + 2^(bits - 1); 4 bits: halfwords of taps 0, 1; 4, 5; 6, 7; 3,
- * 2; 8, 8. 2 bits: for each row of the kernel, bytes of taps 0, 1, 1, 2. */
+ * four channels each, the lowest first, which hold weights + 2^(bits - 1); 4 bits: halfwords of taps 0, 1; 4, 5; 6, 7;
+ * 3, 2; 8, 8. 2 bits: for each row of the kernel, bytes of taps 0, 1, 1, 2. */
 NN_INLINE int32_t nn_strips_tap(const uint32_t *weights, uint32_t bits, uint32_t tap, uint32_t channel)
 {
     static const uint8_t halves[9] = {0, 1, 7, 6, 2, 3, 4, 5, 9}, bytes[3] = {0, 1, 3};
@@ -288,7 +305,7 @@ NN_INLINE void nn_strips_fill(const uint8_t *source, uint32_t lines, nn_word *ta
                      : "+r"(from), "+r"(to), "+r"(line_end), "+r"(end)
                      : [bits] "i"(bits), [mask] "i"(((1u << bits) - 1u) * 0x00010001u), [words] "i"(words),
                        [tile] "i"(kind.tile), [step] "i"(step), [edges] "i"(kind.edges), [pitch] "i"(pitch),
-                       [behind] "i"(row - kind.width * step)
+                       [behind] "i"((int32_t)row - (int32_t)((kind.width + nn_strips_over(kind)) * step))
                      : "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");
 #else
     for (uint32_t line = 0; line < lines; line++, source += row) {
@@ -297,13 +314,27 @@ NN_INLINE void nn_strips_fill(const uint8_t *source, uint32_t lines, nn_word *ta
             for (uint32_t channel = 0; channel < 4u; channel++) {
                 for (uint32_t word = 0; word < words; word++) {
                     const uint32_t x = first + (2u * word + 1u < kind.tile ? 2u * word : kind.tile - 2u);
-                    *to++ = (nn_get_four(source + x * step, kind.input) >> 8u * channel & 0xFFu) |
-                            (nn_get_four(source + (x + 1u) * step, kind.input) >> 8u * channel & 0xFFu) << 16;
+                    /* Nothing is computed from pixels behind the row. */
+                    const uint32_t p = x < kind.width ? nn_get_four(source + x * step, kind.input) : 0u;
+                    const uint32_t q = x + 1u < kind.width ? nn_get_four(source + (x + 1u) * step, kind.input) : 0u;
+                    *to++ = (p >> 8u * channel & 0xFFu) | (q >> 8u * channel & 0xFFu) << 16;
                 }
             }
         }
     }
 #endif
+    if (nn_strips_over(kind)) {
+        /* The first pixel behind the row. */
+        const uint32_t pixel = kind.tile - nn_strips_over(kind);
+        const uint32_t half = pixel + 1u < kind.tile ? pixel : 2u * words - 1u;
+        uint16_t *first = (uint16_t *)(void *)((uint8_t *)target + pitch - slot) + half;
+        for (uint32_t line = 0; line < lines; line++, first += pitch / 2u) {
+            NN_UNROLL
+            for (uint32_t channel = 0; channel < 4u; channel++) {
+                first[2u * words * channel] = (uint16_t)kind.input_zero_point;
+            }
+        }
+    }
 }
 
 /* `bytes` bytes of padding, a multiple of 16. */
@@ -318,9 +349,9 @@ NN_INLINE void nn_strips_pad(nn_word *target, uint32_t bytes, nn_strips_kind kin
 /* ---- passes */
 
 #if NN_DSP
-/* Sums are in r4 to r11, as many as there are; where the last does not want it, the bias in r11. The multiplier is in r9
- * where that is no sum, else in r2 or r3; where the first output goes in r10 or, for strips of seven and eight, in r12. x:
- * a pair of pixels; weights are in r12, (w0, w1), and lr, (w1, w2). What is first added to a sum is added to the bias.
+/* Sums are in r4 to r11, as many as there are. The bias is in r11 until that becomes a sum; the multiplier in r9 where
+ * that is no sum, else in r2 or r3; where the first output goes in r10 or, for strips of seven and eight, in r12. x: a
+ * pair of pixels; weights are in r12, (w0, w1), and lr, (w1, w2). What is first added to a sum is added to the bias.
  * Cortex-M4 saves a cycle where LDR follows LDR; what Cortex-M7 issues together stands together. */
 #define NN_STRIPS_ADD(op, sum, x, w) op " " sum ", " x ", " w ", " sum "\n\t"
 #define NN_STRIPS_BEGIN(op, sum, x, w)                         \
@@ -502,6 +533,14 @@ NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t
         "str r2, [sp]\n\t"
         "add r0, r0, #16 * %c[words]\n\t"
         ".endif\n\t"
+        ".if %c[over]\n\t"
+        ".if %c[tile] < 7\n\t"
+        "subw r10, r10, #%c[over] * %c[distance]\n\t"
+        ".else\n\t"
+        "subw r12, r12, #%c[over] * %c[distance]\n\t"
+        "str r12, [sp, #20]\n\t"
+        ".endif\n\t"
+        ".endif\n\t"
         "ldr r3, [sp, #4]\n\t"
         "cmp r0, r3\n\t"
         "bne 1b\n\t"
@@ -527,7 +566,8 @@ NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t
         "add sp, #24"
         : "+r"(from), "+r"(w), "+r"(row_end), "+r"(end), "+r"(x_turn), "+r"(output_turn), "+r"(weights_end), "+r"(to)
         : [words] "i"(words), [tile] "i"(kind.tile), [distance] "i"(nn_strips_distance(kind)), [edges] "i"(kind.edges),
-          [pitch] "i"(pitch), [zero_point] "i"(kind.zero_point), [bits] "i"(nn_element_bits(kind.output))
+          [pitch] "i"(pitch), [over] "i"(nn_strips_over(kind)), [zero_point] "i"(kind.zero_point),
+          [bits] "i"(nn_element_bits(kind.output))
         : "r7", "r8", "r9", "r11", "r12", "lr", "cc", "memory");
 #else
     const uint32_t slot = nn_strips_slot(kind) / 4u;
@@ -636,10 +676,11 @@ NN_INLINE void nn_strips_pack(const nn_word *collected, uint32_t rows, uint8_t *
 {
     const uint32_t bits = nn_element_bits(kind.output), step = kind.channels * bits / 8u;
     const uint32_t behind = nn_row_bytes(kind.width * kind.channels, kind.output) - kind.width * step;
+    const uint32_t run = nn_strips_over(kind) ? 1u : kind.tile;
     for (uint32_t row = 0; row < rows; row++, output += behind) {
-        for (uint32_t strip = 0; strip < kind.width / kind.tile; strip++, output += kind.tile * step) {
+        for (uint32_t strip = 0; strip < kind.width / run; strip++, output += run * step) {
             NN_UNROLL_LONG
-            for (uint32_t i = 0; i < kind.tile; i++) {
+            for (uint32_t i = 0; i < run; i++) {
                 const uint32_t bytes = *collected++, pairs = bytes | bytes >> (16u - bits);
                 if (bits == 4u) {
                     *(uint16_t *)(void *)(output + i * step) = (uint16_t)pairs;

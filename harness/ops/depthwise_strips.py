@@ -23,8 +23,9 @@ _LINES = 6144
 # Bytes of the weights and constants of four channels.
 _WEIGHTS = 128
 
-# Pixels of a strip, the best first: long ones have fewer neighbours, but above six some parameters are kept in memory.
-_TILES = (6, 8, 7, 5, 4, 3, 2)
+# Pixels of a strip. Above six, parameters are kept in memory, which costs more than its instructions.
+_TILES = (8, 7, 6, 5, 4, 3, 2)
+_SHORT, _LONG_COSTS = 6, 1.03
 
 # Words of packed weights of four channels.
 _PACKED_WORDS = {8: 9, 4: 5, 2: 3}
@@ -32,19 +33,23 @@ _PACKED_WORDS = {8: 9, 4: 5, 2: 3}
 
 @dataclass(frozen=True)
 class _Plan:
-    """How an image is cut. tile: pixels of a strip. strips: of a row. edges: whether lines have padding on their sides.
+    """How an image is cut. tile: pixels of a strip. strips: of a row; over: pixels of these behind the row.
 
-    block: rows of outputs at a time. pitch: bytes of a line. whole: whether the image is one pass. collected: bytes of
-    packed outputs of a block.
+    edges: whether lines have padding on their sides. whole: whether the image is one pass. block: rows of outputs at a
+    time. pitch: bytes of a line. collected: bytes of packed outputs of a block. fill, finish: instructions for a row of
+    four channels' pixels in scratch, and for a row of one channel's outputs.
     """
 
     tile: int
     strips: int
+    over: int
     edges: bool
+    whole: bool
     block: int
     pitch: int
-    whole: bool
     collected: int
+    fill: int
+    finish: int
 
     @property
     def scratch(self) -> int:
@@ -79,26 +84,22 @@ class StripsDepthwise(Form["DepthwiseConv2d"]):
     def cost(self, layer: DepthwiseConv2d, site: Site) -> Cost:
         plan = _planned(layer, site)
         rows, columns, channels = site.output_shape
-        fours, words, tile = channels // 4, -(-plan.tile // 2), plan.tile
-        blocks = -(-rows // plan.block)
-        per_output = 4 if layer.requantize is not None and layer.requantize.zero_point else 3
-        line = 2 * tile + 1 + words // 2 + words % 2 + (2 if plan.edges else -2)
-        strip = 3 * line + per_output * tile + {6: 6, 7: 8, 8: 9}.get(tile, 5)
-        outputs = 4 * (rows * (plan.strips * strip + (6 if plan.edges else 0)) + 14 * blocks)
+        fours, blocks = channels // 4, -(-rows // plan.block)
+        outputs = 4 * (rows * plan.finish + 14 * blocks)
         if plan.whole:
-            outputs = 4 * (47 + 9 * per_output)
+            outputs = 4 * (47 + 9 * _per_output(layer))
         if site.output.packed:
-            outputs += rows * ((4 if site.output is Storage.U2 else 3) * columns + 4 * plan.strips + 2)
-        pairs = (10 if site.input.packed else 8) * words + (9 if words == 4 else 1)
-        filled = (rows + 2 * (blocks - 1)) * (plan.strips * (pairs + 4) + (5 if plan.edges else 0))
+            loops = columns if plan.over else plan.strips
+            outputs += rows * ((4 if site.output is Storage.U2 else 3) * columns + 4 * loops + 2)
+        filled = (rows + 2 * (blocks - 1)) * plan.fill
         padding = blocks * (2 * plan.pitch + (plan.block + 3) * plan.slot) // 2
         unpacked = blocks * {8: 70, 4: 90, 2: 87}[layer.weight_bits]
-        loops = 538 + (90 if plan.edges else 0) + (0 if layer.weight_bits == 8 else 75)
+        code = 500 + (90 if plan.edges else 0) + (40 if plan.over else 0) + (0 if layer.weight_bits == 8 else 75)
         return Cost(
             flash=4 * _PACKED_WORDS[layer.weight_bits] * fours + 8 * channels,
             scratch=plan.scratch,
             instructions=fours * (outputs + filled + unpacked) + padding,
-            shared={_name(layer, site, plan): loops + 4 * (3 * line + per_output * tile + pairs)},
+            shared={_name(layer, site, plan): code + 4 * (plan.finish + plan.fill) // plan.strips},
         )
 
     def writes(self, layer: DepthwiseConv2d, site: Site) -> frozenset[Storage]:
@@ -125,6 +126,8 @@ class StripsDepthwise(Form["DepthwiseConv2d"]):
                 Constant("constants", "int32_t", constants.ravel()),
             ),
             scratch_bytes=plan.scratch,
+            overread=plan.over * site.input.row_bytes(len(layer.weight)),
+            overwrite=plan.over * site.output.row_bytes(len(layer.weight)),
             functions={name: f"NN_SHARED void {name}({arguments})\n{{\n    {body}\n}}"},
         )
 
@@ -145,19 +148,33 @@ def pack(taps: Array, bits: int) -> Array:
 
 
 def _plan(layer: DepthwiseConv2d, site: Site) -> _Plan | None:
-    """With the best strips that make up a row; None where there are none, or steps are too long."""
+    """With the strips that cost least; None where steps are too long."""
     rows, columns, channels = site.output_shape
+    plans = []
     for tile in _TILES:
-        strips, slot = columns // tile, 16 * -(-tile // 2)
+        strips, words = -(-columns // tile), -(-tile // 2)
         edges = strips > 1 or layer.input_zero_point != 0
+        slot, over = 16 * words, strips * tile - columns
         pitch = (strips + edges) * slot
-        if columns % tile or tile * channels > _LARGEST_STEP or 2 * pitch + slot > _LARGEST_LOAD:
+        if tile * channels > _LARGEST_STEP or 2 * pitch + slot > _LARGEST_LOAD:
             continue
+        whole = (rows, columns, tile) == (3, 3, 3) and not edges
         most = max(_LINES // pitch - 2, 1)
         block = -(-rows // -(-rows // most))
-        whole = (rows, columns) == (3, 3) and not edges
-        return _Plan(tile, strips, edges, block, pitch, whole, 4 * block * columns if site.output.packed else 0)
-    return None
+        collected = 4 * (block * columns + over) if site.output.packed else 0
+        pairs = (10 if site.input.packed else 8) * words + (9 if words == 4 else 1)
+        fill = strips * (pairs + 4) + (5 if edges else 0) + (9 if over else 0)
+        line = 2 * tile + 1 + words // 2 + words % 2 + (2 if edges else -2)
+        strip = 3 * line + _per_output(layer) * tile + {6: 6, 7: 8, 8: 9}.get(tile, 5)
+        turn = (6 if edges else 0) + ((1 if tile < 7 else 2) if over else 0)
+        plans.append(_Plan(tile, strips, over, edges, whole, block, pitch, collected, fill, strips * strip + turn))
+    longer = {True: _LONG_COSTS, False: 1.0}
+    return min(plans, key=lambda plan: longer[plan.tile > _SHORT] * (plan.fill + 4 * plan.finish), default=None)
+
+
+def _per_output(layer: DepthwiseConv2d) -> int:
+    """Instructions that round, clamp and store."""
+    return 4 if layer.requantize is not None and layer.requantize.zero_point else 3
 
 
 def _planned(layer: DepthwiseConv2d, site: Site) -> _Plan:
