@@ -2,19 +2,19 @@
  * neighbouring outputs of one channel at a time, two multiplications per instruction.
  *
  * Optimal for cores with the DSP extension, channels in fours, outputs of 8, 4 or 2 bits. Strips of `tile` pixels make
- * up a row of the image. A block of rows of outputs at a time, and of it four channels: their pixels become, in scratch,
- * pairs of 16-bit elements, (p0, p1), (p2, p3) and so on of a strip; an odd strip ends with the pair of its last two. A
- * pass then keeps the outputs of a strip in registers: a pair of pixels (p, q) adds to four of them, with weights
- * (w0, w1) and (w1, w2) of a row of the kernel: w2 p to the one before, w1 p + w2 q and w0 p + w1 q to its own, w0 q to
- * the next.
+ * up a row of the image. A block of rows of outputs at a time, and of it four channels: their pixels become, in
+ * scratch, pairs of 16-bit elements, (p0, p1), (p2, p3) and so on of a strip; an odd strip ends with the pair of its
+ * last two. A pass then keeps the outputs of a strip in registers: a pair of pixels (p, q) adds to four of them, with
+ * weights (w0, w1) and (w1, w2) of a row of the kernel: w2 p to the one before, w1 p + w2 q and w0 p + w1 q to its own,
+ * w0 q to the next.
  *
  * A strip that is a whole row, in an image padded with zeros, has no neighbours: nothing is multiplied by padding on
  * its sides. Otherwise every line of scratch begins with a strip of padding, which also lies behind the line before.
  * Lines above and below the image are padding, too; an image of 3x3 has none: it is one pass, nine outputs at a time.
  *
  * The last strip of a row may be longer than what is left of the row. Its pixels behind the row are those of the next
- * one; the first of them, which the last output meets, is made padding. Its outputs behind the row are written where the
- * next row begins, before that is. As much is read behind the input and written behind the output.
+ * one; the first of them, which the last output meets, is made padding. Its outputs behind the row are written where
+ * the next row begins, before that is. As much is read behind the input and written behind the output.
  *
  * Packed outputs are collected as bytes first, of channels 0, 2, 1, 3. Scratch: the weights and constants of four
  * channels (128 bytes), the lines, what is collected of a block.
@@ -573,7 +573,7 @@ NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t
     const uint32_t slot = nn_strips_slot(kind) / 4u;
     for (uint32_t channel = 0; channel < 4u; channel++, x += words, weights += 2) {
         for (uint32_t i = 0; i < rows * kind.width; i++) {
-            const uint32_t strip = i % kind.width / kind.tile, first = i % kind.tile;
+            const uint32_t strip = i % kind.width / kind.tile, first = i % kind.width % kind.tile;
             uint32_t sum = weights[24];
             for (uint32_t tap = 0; tap < 9u; tap++) {
                 /* The pixel's place among the strip's, of which -1 and kind.tile are its neighbours'. */

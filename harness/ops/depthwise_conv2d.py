@@ -12,7 +12,6 @@ from harness.ops.base import Array, Requantization, Shape, Weighted, finished, p
 from harness.ops.depthwise_planes import PlanesDepthwise
 from harness.ops.depthwise_strided import StridedDepthwise
 from harness.ops.depthwise_strips import StripsDepthwise
-from harness.ops.depthwise_words import WordsDepthwise
 from harness.ops.lowering import (
     Constant,
     Cost,
@@ -69,7 +68,7 @@ class DepthwiseConv2d(Weighted):
     def forms(self) -> tuple[Form[Any], ...]:
         if not self.integer:
             return (PlainDepthwiseF32(),)
-        return StridedDepthwise(), StripsDepthwise(), PlanesDepthwise(), WordsDepthwise(), PlainDepthwise()
+        return StridedDepthwise(), StripsDepthwise(), PlanesDepthwise(), PlainDepthwise()
 
     @property
     def label(self) -> str:

@@ -127,7 +127,7 @@ class StripsDepthwise(Form["DepthwiseConv2d"]):
             ),
             scratch_bytes=plan.scratch,
             overread=plan.over * site.input.row_bytes(len(layer.weight)),
-            overwrite=plan.over * site.output.row_bytes(len(layer.weight)),
+            overwrite=0 if site.output.packed else plan.over * len(layer.weight),
             functions={name: f"NN_SHARED void {name}({arguments})\n{{\n    {body}\n}}"},
         )
 
