@@ -75,8 +75,6 @@ class AddressSpace:
         self._memories: list[Memory] = []
         self._devices: list[tuple[range, Peripheral]] = []
         self._permissions: dict[int, int] = {}
-        # Pages -> their physical addresses, and who is told that code runs from them.
-        self._watched: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._next_watched = _WATCHED
         for region in board.memory:
             data = mmap.mmap(-1, region.length)
@@ -150,16 +148,21 @@ class AddressSpace:
             self._permissions[page] = known
         return known
 
-    def watch(self, within: range, read: Any, write: Any, data: Any, on_code: Callable[[int], None]) -> None:
-        """Let C functions load and store for the firmware in those pages, which one memory holds: `read(uc, offset,
-        size, data)` and `write(uc, offset, size, value, data)`, offset from the first of them. Misaligned accesses come
-        in pieces, as Unicorn splits them. Code still runs from there: on_code(page) is told when it is fetched.
+    @property
+    def memories(self) -> list[tuple[range, int]]:
+        """Each memory's addresses, and what the firmware may do there: UC_PROT_*."""
+        return [(range(one.origin, one.end), self._permissions[one.origin]) for one in self._memories]
+
+    def watch(self, within: range, read: Any, write: Any, data: Any) -> int:
+        """A device in the place of those pages, which one memory holds, where C functions load and store for the
+        firmware: `read(uc, offset, size, data)` and `write(uc, offset, size, value, data)`, offset from the first of
+        them. Misaligned accesses come in pieces, as Unicorn splits them. Returns the physical address, which nothing
+        leads to yet.
         """
         physical = self._next_watched
         map_native_device(self._uc, physical, len(within), read, write, data)
-        for page in range(within.start, within.stop, PAGE):
-            self._watched[page] = physical + page - within.start, on_code
         self._next_watched += len(within)
+        return physical
 
     def pointer(self, within: range) -> int | None:
         """Where those addresses are in this process; None unless one memory holds all of them."""
@@ -167,18 +170,6 @@ class AddressSpace:
         if memory is None or within.stop > memory.end:
             return None
         return ctypes.addressof(ctypes.c_char.from_buffer(memory.data)) + within.start - memory.origin
-
-    def page(self, page: int, fetch: bool) -> tuple[int, int]:
-        """(physical address, permissions) of a page, for loads and stores or for instructions."""
-        permissions = self.permissions(page)
-        watched = self._watched.get(page)
-        if watched is None:
-            return page, permissions
-        physical, on_code = watched
-        if not fetch:
-            return physical, permissions & ~unicorn.UC_PROT_EXEC
-        on_code(page)
-        return page, permissions & unicorn.UC_PROT_EXEC
 
     def memory_at(self, address: int) -> Memory | None:
         """The memory that holds `address`."""

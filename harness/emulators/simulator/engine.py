@@ -21,6 +21,7 @@ _unicorn: Any = unicorn
 UcError: type[Exception] = _unicorn.UcError
 
 STORE: int = unicorn.UC_MEM_WRITE
+PROT_EXEC: int = unicorn.UC_PROT_EXEC
 
 FORGET_TRANSLATIONS: int = unicorn.UC_CTL_TB_REMOVE_CACHE | 2 << 26 | unicorn.UC_CTL_IO_WRITE << 30
 """A uc_ctl() of two addresses: those from the first to before the second are translated anew."""
@@ -86,6 +87,12 @@ def hook_native_accesses(uc: Any, function: Any, data: Any, within: range, *, st
     """Call the C function `function(uc, kind, address, size, value, data)`; see hook_accesses()."""
     kinds = unicorn.UC_HOOK_MEM_READ | (unicorn.UC_HOOK_MEM_WRITE if stores else 0)
     return _native_hook(uc, kinds, function, data, within)
+
+
+def hook_native_pages(uc: Any, function: Any, data: Any) -> Hook:
+    """Call the C function `function(uc, page, kind, uc_tlb_entry *, data)` for pages that Unicorn does not know (with a
+    virtual TLB). Where it answers false, the hook that was added next is asked."""
+    return _native_hook(uc, unicorn.UC_HOOK_TLB_FILL, function, data, None)
 
 
 def hook_instruction(uc: Any, address: int, on_instruction: Callable[[Any, int, int, Any], None]) -> Hook:

@@ -476,9 +476,9 @@ class Machine:
             if self._event is None:
                 self._event = Refused(access, page)
             return False
-        fetch = access == unicorn.UC_MEM_FETCH
-        entry.paddr, entry.perms = self._space.page(page, fetch)
-        if not fetch:
+        entry.paddr = page
+        entry.perms = permissions
+        if access != unicorn.UC_MEM_FETCH:
             self._registers.forget_it_state()
         return True
 

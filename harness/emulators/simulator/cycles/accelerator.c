@@ -7,7 +7,9 @@
 
 #define NOTHING UINT32_MAX
 #define PAGE 1024 /* Unicorn's, on M-profile cores */
+#define LOAD 16 /* UC_MEM_READ */
 #define STORE 17 /* UC_MEM_WRITE */
+#define FETCH 18 /* UC_MEM_FETCH */
 #define PREDICT_AT_FIRST 2
 #define PREDICT_TAKEN 2
 #define PREDICT_STRONGEST 3
@@ -44,6 +46,20 @@ struct place {
     uint8_t *memory, *code;
 };
 
+/* Pages of memory: where Unicorn finds them, and what may be done there (UC_PROT_*), for data and for instructions.
+ * code: see struct place; or NULL. */
+struct pages {
+    uint32_t start, size, data, fetch;
+    uint64_t physical;
+    uint8_t *code;
+};
+
+/* uc_tlb_entry */
+struct translation {
+    uint64_t physical;
+    int permissions;
+};
+
 struct counter {
     uint64_t executed, cycles;
     uint64_t limit; /* of executed instructions, where Python is asked before every block */
@@ -63,6 +79,8 @@ struct counter {
     struct cache fetch, data;
     struct place *places;
     uint32_t place_count;
+    struct pages *pages;
+    uint32_t pages_count, pages_room;
     int (*write)(void *uc, int number, const void *value); /* of the core's registers */
     int it_state;
     uint64_t it_state_cleared;
@@ -281,6 +299,35 @@ static inline uint64_t loaded(const uint8_t *from, unsigned size)
     }
 }
 
+/* Where a page is, for Unicorn's table of pages. False for all but memory: Python decides then. */
+bool counter_on_page(void *uc, uint64_t page, int kind, struct translation *found, void *user)
+{
+    const struct counter *c = user;
+    for (uint32_t index = 0; index < c->pages_count; index++) {
+        const struct pages *pages = &c->pages[index];
+        uint32_t offset = (uint32_t)page - pages->start;
+        if (offset >= pages->size) {
+            continue;
+        }
+        uint32_t allowed = kind == FETCH ? pages->fetch : pages->data;
+        if (!(allowed & (kind == LOAD ? 1u : kind == STORE ? 2u : 4u))) {
+            return false;
+        }
+        found->permissions = (int)allowed;
+        if (kind == FETCH) {
+            found->physical = page;
+            if (pages->code) {
+                pages->code[offset / PAGE] = 1;
+            }
+        } else {
+            found->physical = pages->physical + offset;
+            c->write(uc, c->it_state, &c->it_state_cleared); /* as for hooks of accesses */
+        }
+        return true;
+    }
+    return false;
+}
+
 uint64_t counter_on_load(void *uc, uint64_t offset, unsigned size, void *user)
 {
     const struct place *place = user;
@@ -338,6 +385,7 @@ void counter_free(struct counter *c)
     free(c->sites);
     free(c->table);
     free(c->places);
+    free(c->pages);
     free(c);
 }
 
@@ -372,6 +420,16 @@ struct place *counter_place(struct counter *c, const uint32_t fields[4], uint8_t
         .memory = memory, .code = code,
     };
     return place;
+}
+
+/* fields: start .. fetch, as in struct pages. Of pages that are told twice, the first count. */
+void counter_pages(struct counter *c, const uint32_t fields[4], uint64_t physical, uint8_t *code)
+{
+    c->pages = grown(c->pages, &c->pages_room, c->pages_count + 1, sizeof *c->pages);
+    c->pages[c->pages_count++] = (struct pages){
+        .start = fields[0], .size = fields[1], .data = fields[2], .fetch = fields[3],
+        .physical = physical, .code = code,
+    };
 }
 
 uint32_t counter_site(struct counter *c)

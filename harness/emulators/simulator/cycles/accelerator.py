@@ -27,9 +27,11 @@ from harness.emulators.simulator.cycles.edges import Block, Edge, Edges, Visits
 from harness.emulators.simulator.cycles.model import CycleModel
 from harness.emulators.simulator.engine import (
     FORGET_TRANSLATIONS,
+    PROT_EXEC,
     Hook,
     hook_native_accesses,
     hook_native_blocks,
+    hook_native_pages,
     native_control,
     native_register_write,
     split_size_offset,
@@ -95,6 +97,8 @@ class AcceleratedCounter:
         self._sites: dict[int, int] = {}
         self._keeping = False
         self._limit = NO_LIMIT
+        # What the library keeps the addresses of.
+        self._code: list[Any] = []
         places = model.memory.data.places if model.memory.data else ()
         self._counter = ctypes.c_void_p(
             # A place may need another one in front of it, see _watch().
@@ -113,6 +117,9 @@ class AcceleratedCounter:
             library.counter_devices(self._counter, native_control(uc), FORGET_TRANSLATIONS, split_at)
             for place in places:
                 self._watch(space, place, places)
+            for memory, permissions in space.memories:
+                self._tell_pages(memory, permissions, permissions, memory.start, None)
+            self._hooks.append(hook_native_pages(uc, library.counter_on_page, self._counter))
         else:
             for place in places:
                 self._hook(uc, place)
@@ -135,14 +142,17 @@ class AcceleratedCounter:
     def _watch_pages(self, space: AddressSpace, within: range, place: Place | None) -> None:
         library = self._library
         fields = (ctypes.c_uint32 * 4)(within.start, *((1, place.miss, place.sequential) if place else (0, 0, 0)))
-        code = (ctypes.c_uint8 * (len(within) // PAGE))()
-
-        def on_code(page: int) -> None:
-            code[(page - within.start) // PAGE] = 1
-
         pointer = ctypes.c_void_p(space.pointer(within))
+        code = (ctypes.c_uint8 * (len(within) // PAGE))()
+        self._code.append(code)
         data = ctypes.c_void_p(library.counter_place(self._counter, fields, pointer, code))
-        space.watch(within, library.counter_on_load, library.counter_on_store, data, on_code)
+        physical = space.watch(within, library.counter_on_load, library.counter_on_store, data)
+        permissions = next(permissions for memory, permissions in space.memories if within.start in memory)
+        self._tell_pages(within, permissions & ~PROT_EXEC, PROT_EXEC, physical, code)
+
+    def _tell_pages(self, within: range, data: int, fetch: int, physical: int, code: Any) -> None:
+        fields = (ctypes.c_uint32 * 4)(within.start, len(within), data, fetch)
+        self._library.counter_pages(self._counter, fields, ctypes.c_uint64(physical), code)
 
     def _meet(self, address: int, size: int) -> int:
         """An edge that is taken for the first time: 1 when it is known now, 0 when the run is being stopped."""
