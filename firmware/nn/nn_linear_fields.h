@@ -159,7 +159,8 @@ NN_INLINE nn_fields_input nn_fields_span(const nn_word *first, uint32_t fours, u
 }
 
 /* The sums of four rows, a, a + 16 b and so on, over `fours` fours of inputs. biased: whether they start from what is
- * in front of the weights, or else from 0. Returns the end of the weights. */
+ * in front of the weights, or else from 0. Returns the end of the weights. Takes all fourteen registers, which leaves
+ * none for a frame pointer. */
 NN_INLINE const uint32_t *nn_linear_fields_four(const uint32_t *weights, const nn_fields_input *input, uint32_t fours,
                                                 uint32_t turn, bool biased, uint32_t sums[4])
 {
