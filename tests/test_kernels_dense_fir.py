@@ -119,7 +119,7 @@ def test_a_first_convolution_takes_four_fifths_of_the_products() -> None:
         for one in bench.measure(board, [first], every_form=True)
         if one.exact
     }
-    assert found[8, "fir"] <= 250_000  # CMSIS-NN 5.0: 1,028 to 1,055 thousand, by its flags
+    assert found[8, "fir"] <= 240_000  # CMSIS-NN: 1,055 to 1,060 thousand, by its flags
     assert found[8, "fir"] < 0.9 * found[8, "tile"]
     for bits in (4, 2):
         assert found[bits, "fir"] <= 1.03 * found[8, "fir"]

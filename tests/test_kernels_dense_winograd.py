@@ -51,6 +51,17 @@ def test_assembly_and_what_it_costs(name: str, core: str) -> None:
     assert 0.6 < estimated / ran[0].instructions < 1.3  # tiles at the border take longer, and these are small
 
 
+@needs_arm
+def test_narrow_weights_cost_hardly_more() -> None:
+    """Of one more AND per word of taps the transform of many channels has most."""
+    taken = {
+        bits: on_core_exactly(convolutions((8, 8, 64), [(64, SQUARE, ONE, ONE, 0)], weight_bits=bits), "winograd")[2]
+        for bits in (8, 4, 2)
+    }
+    for bits in (4, 2):
+        assert taken[bits][0].instructions <= 1.05 * taken[8][0].instructions
+
+
 def test_memory_decides() -> None:
     graph = convolutions((8, 8, 64), [(64, SQUARE, ONE, ONE, 0)])
     taken = {

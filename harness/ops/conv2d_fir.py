@@ -50,7 +50,8 @@ class FirConv2d(Form["Conv2d"]):
         parts = self._parts(layer)
         blocks, block = self._blocks(layer, site)
         groups, units = len(layer.weight) // 4, -(-site.output_shape[0] // 2) * site.output_shape[1]
-        turns = sum(part // self._turn(part) for part in parts)
+        lengths = [self._turn(part, site) for part in parts]
+        turns = sum(part // length for part, length in zip(parts, lengths, strict=True))
         pair = (14 if self.dual else 11) * sum(parts) + (7 if self.dual else 3) * turns + 58
         kernel_words = layer.weight.shape[1] * self._fours(layer)
         unpacking = 4 * kernel_words * (8 if layer.weight_bits == 8 else 12)
@@ -60,8 +61,8 @@ class FirConv2d(Form["Conv2d"]):
             instructions=groups * ((units + 1) // 2 * pair + blocks * (unpacking + 60))
             + units * (4 * sum(parts) + 20)
             + blocks * self._window(layer, site, block),
-            code=1100,
-            shared={self._pass(layer)[0]: 260 + (52 if self.dual else 44) * sum(map(self._turn, parts))},
+            code=1240,
+            shared={self._pass(layer, site)[0]: 260 + (52 if self.dual else 44) * sum(lengths)},
         )
 
     def writes(self, layer: Conv2d, site: Site) -> frozenset[Storage]:
@@ -70,7 +71,7 @@ class FirConv2d(Form["Conv2d"]):
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
         from harness.ops.conv2d import conv_shape
 
-        one_pass, definition = self._pass(layer)
+        one_pass, definition = self._pass(layer, site)
         matrix = layer.weight.reshape(len(layer.weight), -1)
         # Biases as they are: what the tile's bytes would add to them, these factors do not.
         constants = tile.constants(np.zeros_like(matrix), layer.bias, layer.requantize)
@@ -141,17 +142,18 @@ class FirConv2d(Form["Conv2d"]):
         pairs = -(-block * site.output_shape[1] // 2)
         return 16 * sum(self._parts(layer)) + pairs * self._pair_bytes(layer) + self._window(layer, site, block)
 
-    def _turn(self, part: int) -> int:
+    def _turn(self, part: int, site: Site) -> int:
         """Words per turn of the loop over a part: the most that divides it."""
-        longest = _LONGEST_DUAL_TURN if self.dual else _LONGEST_TURN
+        longest = _LONGEST_DUAL_TURN if site.target.dual_issue else _LONGEST_TURN
         return max(size for size in range(1, longest + 1) if part % size == 0)
 
-    def _pass(self, layer: Conv2d) -> tuple[str, str]:
+    def _pass(self, layer: Conv2d, site: Site) -> tuple[str, str]:
         """The name and the definition of the C function that sums up products."""
         assert layer.requantize is not None
         kind: dict[str, str] = {}
         for name, part in zip(("common", "lower", "upper"), self._parts(layer), strict=True):
-            kind |= {name: str(self._turn(part)), f"{name}_turns": _truth(self._turn(part) < part)}
+            turn = self._turn(part, site)
+            kind |= {name: str(turn), f"{name}_turns": _truth(turn < part)}
         kind |= {"dual": _truth(self.dual), "centred": _truth(layer.requantize.zero_point != 0)}
         kind["bits"] = str(layer.requantize.bits)
         name = "nn_fir_pass_" + "_".join(kind.values())
