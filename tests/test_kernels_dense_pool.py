@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from kernels_dense import site_of
 from kernels_networks import core_crcs, on_core, on_host, reference_crcs
 from mixed_networks import mixed_inputs
@@ -80,6 +82,44 @@ def forms(graph: Graph) -> dict[str, str]:
 def test_portable_path(name: str, tmp_path: Path) -> None:
     graph = NETWORKS[name]
     x = mixed_inputs(graph, 5)
+    generated = generate(graph, variant="test", core="cortex-m4", forms=forms(graph))
+    _, crcs = on_host(generated, graph, x, tmp_path, sanitize=True)
+    assert np.array_equal(crcs, reference_crcs(graph, x))
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["max", "average"]),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    words=st.integers(1, 3),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    bits=st.sampled_from([8, 4, 2]),
+    out=st.sampled_from([8, 4, 2]),
+    points=st.tuples(st.integers(0, 255), st.integers(0, 255)),
+)
+def test_any_shape(
+    kind: str,
+    size: tuple[int, int],
+    words: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    bits: int,
+    out: int,
+    points: tuple[int, int],
+    tmp_path: Path,
+) -> None:
+    """A max-pool has padding wherever its kernel allows some."""
+    average = kind == "average"
+    padding = (0, 0) if average else (kernel[0] // 2, kernel[1] // 2)
+    assume(all(extent + 2 * edge >= taps for extent, edge, taps in zip(size, padding, kernel, strict=True)))
+    out = out if average else bits
+    point, out_point = (value % 2**width for value, width in zip(points, (bits, out), strict=True))
+    shape = (*size, words * 32 // bits)
+    window = Window(kernel, stride, padding)
+    graph = network(kind, shape, window, bits=bits, out=out, point=point, out_point=out_point if average else point)
+    assume(refused(graph) is None)
+    x = mixed_inputs(graph, 4)
     generated = generate(graph, variant="test", core="cortex-m4", forms=forms(graph))
     _, crcs = on_host(generated, graph, x, tmp_path, sanitize=True)
     assert np.array_equal(crcs, reference_crcs(graph, x))
