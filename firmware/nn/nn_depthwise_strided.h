@@ -51,13 +51,15 @@ typedef struct {
  * a loop.
  * Computing: columns: of outputs. pairs, pitch: of a row in scratch, bytes from one to the next. lines: rows of
  * outputs, 0 where passes differ. top, bottom: rows of the kernel that the first, the last one leaves out. unrolled:
- * without a loop over rows. peeled, steps, loops: steps of two pairs; `loops` times `steps` in a loop. distance:
- * bytes between neighbouring outputs. zero_point, output_bits: of the outputs. spread, gap: of packed outputs, bytes
- * from one pixel to the next, and between rows. weight_bits: as stored, 8 or 4. */
+ * without a loop over rows. origin: bytes from the first pair of a row to a pass' x. peeled, steps, loops: steps of
+ * two pairs; `loops` times `steps` in a loop. distance: bytes between neighbouring outputs. zero_point, output_bits:
+ * of the outputs. spread, gap: of packed outputs, bytes from one pixel to the next, and between rows. weight_bits: as
+ * stored, 8 or 4. */
 typedef struct {
     uint32_t step, row, bits, padding, width, left, head, turn, turns, tail;
     uint32_t columns, pairs, pitch, lines, top, bottom;
     bool unrolled;
+    int32_t origin;
     uint32_t peeled, steps, loops, distance;
     int32_t zero_point;
     uint32_t output_bits, spread, gap, weight_bits;
@@ -65,15 +67,16 @@ typedef struct {
 
 /* weights: of each channel, with w(row, column):
  *     8 bits: bytes w00, w10, w01, w11, w20, w02, w21, w12, then 256 bias + w22 and the multiplier;
- *     4 and 2 bits: the first four of these + 8 in the low nibbles, the other four + 8 in the high nibbles of bytes, then
- *     16 bias + w22 and the multiplier.
- * block: rows of outputs at a time. origin: bytes from the first pair of a row to a pass' x. whole: whether rows of
+ *     4 and 2 bits: the first four of these + 8 in the low nibbles, the other four + 8 in the high nibbles of bytes,
+ *     then 16 bias + w22 and the multiplier.
+ * block: rows of outputs at a time. origin: as nn_strided_kind. whole: whether rows of
  * padding lie in scratch. pass: nn_strided_run for these constants. */
 typedef struct {
     nn_conv2d_shape shape;
     int32_t input_zero_point;
     const uint32_t *weights;
-    uint32_t weight_bits, pairs, block, origin;
+    uint32_t weight_bits, pairs, block;
+    int32_t origin;
     bool whole;
     void (*pass)(const nn_strided_pass *pass);
 } nn_depthwise_strided_layer;
@@ -229,7 +232,7 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
     ".set nn_fresh, 0\n\t.endif\n\t"
 /* A row of outputs. */
 #define NN_STRIDED_LINE                                                  \
-    ".set nn_back, 0\n\t"                                                \
+    ".set nn_back, nn_moving && %c[peeled] == 0\n\t"                     \
     ".set nn_fresh, 1\n\t"                                               \
     NN_STRIDED_BEGIN_ROW(0, "r4", "b", "r7") NN_STRIDED_BEGIN_ROW(2, "r6", "b", "r8") \
     NN_STRIDED_BEGIN_ROW(1, "r5", "t", "r7")                             \
@@ -241,7 +244,8 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
     "smmulr r12, r12, r10\n\t" NN_STRIDED_SATURATE("r12") NN_STRIDED_STORE("r12") NN_STRIDED_STORED \
     ".endif\n\t"                                                         \
     ".set nn_x, nn_x + 32\n\t"                                           \
-    ".rept %c[peeled]\n\t" NN_STRIDED_STEP ".endr\n\t"                   \
+    ".rept %c[peeled]\n\t"                                               \
+    ".set nn_back, nn_moving && nn_x == 2 * %c[pitch]\n\t" NN_STRIDED_STEP ".endr\n\t" \
     ".if %c[loops]\n\t"                                                  \
     "movt r8, #%c[loops] - 1\n"                                          \
     "6:\n\t"                                                             \
@@ -262,6 +266,9 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
     ".if %c[bottom] && %c[lines] != 1\n\t.set nn_apart, nn_apart + 1\n\t.endif\n\t" \
     ".set nn_looped, 0\n\t"                                              \
     ".if !%c[unrolled] && (%c[lines] == 0 || %c[lines] > nn_apart + 1)\n\t.set nn_looped, 1\n\t.endif\n\t" \
+    ".set nn_moving, !%c[unrolled] && %c[loops] == 0 && %c[pairs] != 1 && %c[pairs] != 3\n\t" \
+    ".set nn_counted, nn_looped && %c[loops] == 0 && %c[lines]\n\t"      \
+    ".if nn_counted\n\tmovt r8, #%c[lines] - nn_apart - 1\n\t.endif\n\t" \
     ".set nn_output, 0\n\t"                                              \
     ".set nn_line, 0\n\t"                                                \
     ".set nn_part, 0\n\t"                                                \
@@ -283,15 +290,21 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
     ".endif\n\t"                                                         \
     ".rept nn_count\n\t"                                                 \
     ".set nn_x, nn_line\n\t"                                             \
-    ".if %c[loops]\n\t.set nn_x, -32 * %c[peeled]\n\t.endif\n\t"         \
+    ".if %c[loops]\n\t.set nn_x, -32 * %c[peeled]\n\t"                   \
+    ".elseif nn_moving\n\t.set nn_x, 2 * %c[pitch] - 32 * %c[peeled]\n\t.endif\n\t" \
     NN_STRIDED_LINE                                                      \
     ".if %c[unrolled]\n\t.set nn_line, nn_line + 2 * %c[pitch]\n\t"      \
-    ".else\n\t" NN_STRIDED_ADD("r0", "2 * %c[pitch] - 32 * %c[steps] * %c[loops]") ".endif\n\t" \
+    ".elseif !nn_moving\n\t" NN_STRIDED_ADD("r0", "2 * %c[pitch] - 32 * %c[steps] * %c[loops]") ".endif\n\t" \
     ".endr\n\t"                                                          \
     ".if nn_part == 1 && nn_looped\n\t"                                  \
+    ".if nn_counted\n\t"                                                 \
+    "subs r8, r8, #0x10000\n\t"                                          \
+    "bhs 5b\n\t"                                                         \
+    ".else\n\t"                                                          \
     "ldr r2, [sp, #28]\n\t"                                              \
     "cmp r0, r2\n\t"                                                     \
     "blo 5b\n\t"                                                         \
+    ".endif\n\t"                                                         \
     ".endif\n\t"                                                         \
     ".set nn_part, nn_part + 1\n\t"                                      \
     ".endr\n\t"
@@ -375,7 +388,7 @@ NN_INLINE const uint32_t *nn_strided_channel(const nn_strided_pass *pass, const 
 {
     const uint32_t places = nn_strided_places(kind->pairs), pitch = kind->pitch / 4u;
     const uint32_t lines = kind->lines ? kind->lines : (uint32_t)(pass->x_end - pass->x) / (2u * pitch);
-    const nn_word *centre = pass->x - (kind->loops ? 8u * kind->peeled : 0u) + channel * places;
+    const nn_word *centre = (const nn_word *)((uintptr_t)pass->x - (uintptr_t)kind->origin) + channel * places;
     int32_t w[9], bias, multiplier;
     stored = nn_strided_unpack(stored, kind->weight_bits, w, &bias, &multiplier);
     for (uint32_t line = 0; line < lines; line++, centre += 2u * pitch) {
@@ -545,7 +558,7 @@ NN_INLINE void nn_depthwise_strided(const nn_depthwise_strided_layer *layer, con
         const uint32_t apart = !layer->whole && lines > 1u && behind < bottom ? 1u : 0u;
         const uint32_t bytes = lines * s->columns * (packed ? 4u : s->channels);
         pass.source = (const uint8_t *)input + (uint32_t)first * in_row;
-        pass.x = rows + ((uint32_t)(top + 1 - begin) * pitch + layer->origin / 4u);
+        pass.x = (const nn_word *)((uintptr_t)(rows + (uint32_t)(top + 1 - begin) * pitch) + (uintptr_t)layer->origin);
         pass.x_end = pass.x + 2u * pitch * (lines - apart);
         pass.x_turn = 4 * ((int32_t)channel - (int32_t)(2u * lines * pitch));
         pass.output_turn = 1 - (int32_t)bytes;

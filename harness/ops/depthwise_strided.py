@@ -46,6 +46,7 @@ class _Kind:
     top: int
     bottom: int
     unrolled: bool
+    origin: int
     peeled: int
     steps: int
     loops: int
@@ -68,11 +69,6 @@ class _Kind:
         fields = ", ".join(f".{name} = {str(value).lower()}" for name, value in asdict(self).items())
         body = f"nn_strided_run(pass, (nn_strided_kind){{{fields}}});"
         return f"NN_SHARED void {self.name}(const nn_strided_pass *pass)\n{{\n    {body}\n}}"
-
-    @property
-    def origin(self) -> int:
-        """Bytes from a row's first pair to where a pass begins."""
-        return 32 * self.peeled if self.loops else 0
 
     def rows_of(self, lines: int) -> list[int]:
         """Of `lines` rows of outputs: with how many rows of the kernel each."""
@@ -191,6 +187,8 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
         computing = _computing(pairs)
         unrolled = not whole and rows * columns <= _UNROLLED and not computing["loops"]
         unrolled = unrolled and pitch * (1 + 2 * rows) + 32 * (pairs // 2 + 1) <= _LARGEST_PAIR_LOAD
+        # The last load of a row of outputs moves on to the next row.
+        moving = not unrolled and not computing["loops"] and pairs not in (1, 3)
         kind = _Kind(
             step=step,
             bits=site.input.bits,
@@ -203,6 +201,7 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
             top=0 if whole else top,
             bottom=0 if whole else bottom,
             unrolled=unrolled,
+            origin=32 * computing["peeled"] - (2 * pitch if moving else 0) if computing["loops"] or moving else 0,
             **computing,
             distance=4 if site.output.packed else channels,
             zero_point=layer.requantize.zero_point,
@@ -284,7 +283,8 @@ def _line(kind: _Kind, rows: int) -> int:
     steps = kind.peeled + kind.steps * kind.loops
     looping = 2 * kind.loops + 1 if kind.loops else 0
     last = store if kind.pairs == kind.columns else 0
-    between = 0 if kind.unrolled else 4
+    moving = kind.loops == 0 and kind.pairs not in (1, 3)
+    between = 0 if kind.unrolled else (0 if moving else 1) + (3 if kind.loops or not kind.lines else 2)
     return begin + steps * (5 * rows + 2 * store) + looping + last + between
 
 
