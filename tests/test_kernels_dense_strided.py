@@ -61,7 +61,7 @@ def test_assembly_and_what_it_costs(name: str) -> None:
     for index, layer in enumerate(graph.layers):
         assert isinstance(layer, DepthwiseConv2d)
         estimated += StridedDepthwise().cost(layer, site_of(graph, index)).instructions
-    assert 0.9 < estimated / ran[0].instructions < 1.1
+    assert 0.88 < estimated / ran[0].instructions < 1.12
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
