@@ -99,9 +99,12 @@ def measured(core: str, found: list[tuple[str, Graph]], known: Rates) -> Rates:
     """Cycles per instruction by kind of operator and family: medians over layers, of what is not in `known`."""
     board = board_of(core)
     rates: dict[str, dict[str, list[float]]] = {}
+    kept: Rates = {}
     for name, graph in found:
+        kind = graph.layers[0].kind
         for form in forms_of(graph, core):
-            if family(form) in known.get(graph.layers[0].kind, {}):
+            if family(form) in known.get(kind, {}):
+                kept.setdefault(kind, {})[family(form)] = known[kind][family(form)]
                 continue
             try:
                 rate = bench.cycles_per_instruction(board, graph, form)
@@ -109,14 +112,14 @@ def measured(core: str, found: list[tuple[str, Graph]], known: Rates) -> Rates:
                 print(f"{core} {name} {form}: {error}", file=sys.stderr)
                 continue
             print(f"{core} {name} {form}: {rate:.3f} cycles per instruction", file=sys.stderr, flush=True)
-            rates.setdefault(graph.layers[0].kind, {}).setdefault(family(form), []).append(rate)
+            rates.setdefault(kind, {}).setdefault(family(form), []).append(rate)
     fresh = {
         kind: {name: round(statistics.median(values), 3) for name, values in families.items()}
         for kind, families in rates.items()
     }
     return {
-        kind: dict(sorted((known.get(kind, {}) | fresh.get(kind, {})).items()))
-        for kind in sorted(known.keys() | fresh.keys())
+        kind: dict(sorted((kept.get(kind, {}) | fresh.get(kind, {})).items()))
+        for kind in sorted(kept.keys() | fresh.keys())
     }
 
 

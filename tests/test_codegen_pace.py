@@ -47,7 +47,8 @@ def test_code_that_does_not_fit_the_cache_is_fetched_every_time() -> None:
 
 def test_boards_of_which_nothing_is_known_count_instructions() -> None:
     assert Pace.of(boards.load("mps2-an386")) is None
-    assert Pace.of(boards.load("b-u585i")) is None
+    assert Pace.of(boards.load("mps3-an547")) is None
+    assert Pace.of(boards.load("b-u585i")) is not None
     known = Pace.of(boards.load("nucleo-l4r5"))
     assert known is not None and known.cache_bytes == 1024 and known.line_cycles > 5
     assert 1 < known.rate("conv2d", "lanes-code-4") < known.rate("conv2d", "lanes-table") < 2
