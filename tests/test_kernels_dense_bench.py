@@ -85,6 +85,20 @@ def test_narrow_lanes_take_three_quarters(weights: int, activations: int) -> Non
 
 
 @needs_arm
+def test_depthwise_convolutions_of_small_images() -> None:
+    # A quarter of what CMSIS-NN's s8 takes at -O2, where it is faster than at -Ofast.
+    most = {"depthwise 3x3 128 on 6x6": 63_700, "depthwise 3x3 256 on 3x3": 28_620}
+    layers = [shape for shape in shapes.of("mobilenet") if shape.name in most]
+    full: dict[str, int] = {}
+    for one in bench.measure(boards.load("nucleo-f746"), layers, widths=(8, 4, 2)):
+        if one.form != bench.CMSIS_NN:
+            assert one.exact and one.instructions <= 1.05 * full.setdefault(one.layer, one.instructions)
+    assert full.keys() == most.keys()
+    for layer, instructions in full.items():
+        assert instructions <= most[layer]
+
+
+@needs_arm
 def test_the_command(tmp_path: Path) -> None:
     plot = tmp_path / "kernels.svg"
     done = run("bench-kernels", "--shapes", "autoencoder", "--json", "--plot", str(plot))
