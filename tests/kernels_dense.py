@@ -14,6 +14,7 @@ from harness.graph.graph import Graph, Tensor, build
 from harness.ops.base import Operator, Requantization
 from harness.ops.conv2d import Conv2d
 from harness.ops.lowering import Site, Target, default_storage
+from harness.ops.max_pool2d import Window
 
 # Filters, kernel, stride, padding, and the zero point of the output.
 Convolution = tuple[int, tuple[int, int], tuple[int, int], tuple[int, int], int]
@@ -27,8 +28,13 @@ def convolutions(
     last: bool = False,
     gain: float = 1.0,
     weight_bits: int = 8,
+    pool: Window | None = None,
+    packed: bool = False,
 ) -> Graph:
-    """Convolutions one after the other; bits: of all outputs; last: it ends in int32; gain: of the outputs' range."""
+    """Convolutions one after the other; bits: of all outputs; last: it ends in int32; gain: of the outputs' range.
+
+    pool: behind every convolution. packed: tensors between the first and the last are stored in so many bits.
+    """
     random = np.random.default_rng(len(layers) + shape[2])
     source = Tensor("x", shape, "uint8", 0.05, 3)
     tensors: dict[str, Tensor] = {}
@@ -40,7 +46,9 @@ def convolutions(
         bias = random.integers(-30000, 30000, filters).astype(np.int32)
         scales = gain * random.uniform(0.5, 1.5, filters) / np.sqrt(weight[0].size) / 60
         final = last and index == len(layers) - 1
-        requantize = None if final else Requantization.from_scales(np.minimum(scales, 0.45), zero_point, bits)
+        stored = bits if packed and index < len(layers) - 1 else 8
+        width = stored if packed else bits
+        requantize = None if final else Requantization.from_scales(np.minimum(scales, 0.45), zero_point, width)
         name = f"conv{index}"
         layer = Conv2d(
             name,
@@ -54,9 +62,11 @@ def convolutions(
             input_zero_point=tensor.zero_point,
             requantize=requantize,
             weight_bits=weight_bits,
+            pool=pool,
         )
         out = layer.output_shape(tensor.shape)
-        tensor = Tensor(name, out, "int32", 0.01, 0, 32) if final else Tensor(name, out, "uint8", 0.05, zero_point)
+        kind = ("int32", 0.01, 0, 32) if final else ("uint8", 0.05, zero_point, stored)
+        tensor = Tensor(name, out, *kind)
         tensors[name] = tensor
         operators.append(layer)
     return build("dense", source, tuple(operators), tensors)

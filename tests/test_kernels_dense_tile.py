@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels_dense import convolutions, on_core_exactly, on_host_exactly, site_of
+from kernels_dense import convolutions, forms_of, on_core_exactly, on_host_exactly, site_of
+from kernels_networks import core_crcs, on_core, random_inputs, reference_crcs
 
 from harness import boards
 from harness.codegen.generate import generate
@@ -18,8 +19,9 @@ from harness.errors import InputError
 from harness.graph.graph import Graph, build
 from harness.ops import tile
 from harness.ops.conv2d import Conv2d
-from harness.ops.conv2d_tile import DualTileConv2d, TileConv2d
+from harness.ops.conv2d_tile import DualPooledTileConv2d, DualTileConv2d, PooledTileConv2d, TileConv2d
 from harness.ops.lowering import Target
+from harness.ops.max_pool2d import Window
 from harness.toolchain import compiler
 
 pytestmark = pytest.mark.skipif(compiler.find_host() is None, reason="no host compiler")
@@ -123,6 +125,58 @@ def test_assembly_is_exact_and_costs_what_is_estimated(name: str, core: str) -> 
     estimated = sum(cost.instructions for cost in costs)
     assert 0.8 < estimated / ran[0].instructions < 1.25
     assert sum(cost.flash for cost in costs) == pytest.approx(bare.image.weights, rel=0.1)
+
+
+POOL = Window((2, 2), (2, 2))
+POOLED: dict[str, Graph] = {
+    "4 bits, one channel, filters not in fours": convolutions(
+        (18, 20, 1),
+        [(6, (5, 5), (1, 1), (2, 2), 0), (8, (2, 3), (1, 1), (0, 1), 0)],
+        bits=4, weight_bits=4, pool=POOL, packed=True,
+    ),
+    "2 bits, zero points, more than one block": convolutions(
+        (20, 20, 4),
+        [(8, (3, 3), (1, 1), (1, 1), 1), (6, (3, 3), (1, 1), (0, 0), 3)],
+        bits=2, weight_bits=2, pool=POOL, packed=True,
+    ),
+    "windows of 3x1, strides": convolutions(
+        (25, 53, 3), [(5, (3, 3), (2, 2), (1, 1), 2), (4, (2, 1), (1, 1), (1, 0), 0)],
+        bits=2, weight_bits=8, pool=Window((1, 3), (1, 3)), packed=True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_pooled_portable_path(name: str, tmp_path: Path) -> None:
+    on_host_exactly(POOLED[name], "tile-pool", tmp_path, every=False)
+
+
+@needs_arm
+@pytest.mark.parametrize("form", [PooledTileConv2d(), DualPooledTileConv2d()], ids=lambda form: form.name)
+@pytest.mark.parametrize("name", POOLED)
+def test_pooled_assembly_is_exact_and_costs_what_is_estimated(name: str, form: TileConv2d) -> None:
+    core = "cortex-m7" if form.dual else "cortex-m4"
+    graph = POOLED[name]
+    forms = forms_of(graph, form.name, every=False, core=core)
+    assert "conv0" in forms
+    x = random_inputs(graph, 3)
+    _, _, ran = on_core(graph, x, core, forms=forms)
+    assert (core_crcs(ran) == reference_crcs(graph, x)).all()
+    if len(forms) == len(graph.layers):
+        layers = [(layer, index) for index, layer in enumerate(graph.layers) if isinstance(layer, Conv2d)]
+        estimated = sum(form.cost(layer, site_of(graph, index, core)).instructions for layer, index in layers)
+        assert 0.7 < estimated / ran[2].instructions < 1.3
+
+
+@needs_arm
+def test_pools_do_not_make_narrow_convolutions_slow() -> None:
+    """LeNet-5's, against one product at a time."""
+    shapes = [(6, (5, 5), (1, 1), (2, 2), 0), (16, (5, 5), (1, 1), (0, 0), 0)]
+    graph = convolutions((28, 28, 1), shapes, bits=4, weight_bits=4, pool=POOL, packed=True)
+    x = random_inputs(graph, 2)
+    chosen: list[dict[str, str]] = [{}, dict.fromkeys(["conv0", "conv1"], "packed")]
+    fast, slow = (on_core(graph, x, "cortex-m4", forms=forms)[2][0] for forms in chosen)
+    assert 2.5 * fast.instructions < slow.instructions
 
 
 def test_only_cores_that_issue_two_instructions_take_the_dual_form() -> None:

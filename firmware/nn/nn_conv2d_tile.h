@@ -181,13 +181,17 @@ NN_INLINE void nn_conv2d_tile_window(const nn_conv2d_shape *s, int32_t zero_poin
             }
             continue;
         }
-        const uint8_t *const source = input + (uint32_t)y * s->width * s->channels;
+        const uint8_t *const source = input + (uint32_t)y * nn_row_bytes(s->width * s->channels, s->input);
         for (uint32_t word = 0; word < front / 4u; word++) {
             words[word] = padding;
         }
         /* The last word of the row may have padding in it, and so may those behind. */
         for (uint32_t word = (front + bytes) / 4u; word < pitch / 4u; word++) {
             words[word] = padding;
+        }
+        if (s->input != NN_U8) {
+            nn_unpack_row(source, s->input, window + front, bytes);
+            continue;
         }
         words += front / 4u;
         for (uint32_t word = 0; word < bytes / 4u; word++) {
@@ -288,9 +292,16 @@ NN_INLINE void nn_conv2d_tile_pass(const nn_conv2d_tile_layer *layer, nn_tile_pa
     }
 }
 
-NN_INLINE void nn_conv2d_tile(const nn_conv2d_tile_layer *layer, const void *input, void *output, void *scratch)
+/* What is done with a block of rows of outputs when it is complete. */
+typedef void nn_conv2d_tile_then(const void *context, const void *block, uint32_t first, uint32_t rows, void *output);
+
+/* The layer. then: NULL, or what takes blocks of outputs on from `collected`, where they then are instead of in
+ * `output`. */
+NN_INLINE void nn_conv2d_tile_blocks(const nn_conv2d_tile_layer *layer, const void *input, void *output, void *scratch,
+                                     void *collected, nn_conv2d_tile_then *then, const void *context)
 {
     const nn_conv2d_shape *s = &layer->shape;
+    void *const target = then ? collected : output;
     const bool flat = layer->view == NN_TILE_FLAT, rows = layer->view == NN_TILE_ROWS;
     /* Whether rows of outputs have gaps between them: then no pass goes over more than one. */
     const bool gaps = s->columns * s->filters * nn_element_bits(s->output) % 32u != 0 && s->output != NN_U8;
@@ -304,7 +315,7 @@ NN_INLINE void nn_conv2d_tile(const nn_conv2d_tile_layer *layer, const void *inp
         .tile = tile,
         .bias = layer->constants,
         .multipliers = layer->constants,
-        .output = output,
+        .output = target,
         .distance = 0,
         .output_step = s->filters * nn_element_bits(s->output) / 8u,
         .x_end = block,
@@ -336,11 +347,20 @@ NN_INLINE void nn_conv2d_tile(const nn_conv2d_tile_layer *layer, const void *inp
             pass.multipliers = constants + 4;
             for (uint32_t i = 0; i < (rows ? count : 1u); i++) {
                 pass.x = block + i * row_words;
-                nn_conv2d_tile_pass(layer, pass, rows ? s->columns : flat ? count : count * s->columns, output,
-                                    gaps ? first + i : 0u, gaps ? 0u : (first + i) * (flat ? 1u : s->columns), filter);
+                const uint32_t at = then ? i : first + i;
+                nn_conv2d_tile_pass(layer, pass, rows ? s->columns : flat ? count : count * s->columns, target,
+                                    gaps ? at : 0u, gaps ? 0u : at * (flat ? 1u : s->columns), filter);
             }
         }
+        if (then) {
+            then(context, collected, first, count, output);
+        }
     }
+}
+
+NN_INLINE void nn_conv2d_tile(const nn_conv2d_tile_layer *layer, const void *input, void *output, void *scratch)
+{
+    nn_conv2d_tile_blocks(layer, input, output, scratch, NULL, NULL, NULL);
 }
 
 #endif

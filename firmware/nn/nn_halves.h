@@ -159,6 +159,25 @@ NN_INLINE void nn_halves_products(const nn_word *x, const nn_word *y, uint32_t *
 }
 #endif
 
+/* Bytes without sign, clamped to `bits` bits. */
+NN_INLINE uint32_t nn_bytes_clamp(uint32_t bytes, uint32_t bits)
+{
+    const uint32_t above = (0x100u - (1u << bits)) * 0x01010101u;
+    if (bits == 8u) {
+        return bytes;
+    }
+#if NN_DSP
+    return (uint32_t)__uqsub8(__uqadd8((uint8x4_t)bytes, (uint8x4_t)above), (uint8x4_t)above);
+#else
+    uint32_t clamped = 0;
+    for (uint32_t shift = 0; shift < 32u; shift += 8u) {
+        clamped |= (uint32_t)nn_clamp(bytes >> shift & 0xFFu, bits) << shift;
+    }
+    (void)above;
+    return clamped;
+#endif
+}
+
 /* The larger of each two bytes without sign. */
 NN_INLINE uint32_t nn_bytes_max(uint32_t a, uint32_t b)
 {

@@ -75,8 +75,8 @@ class Pace:
 
 
 def family(form: str) -> str:
-    """A form's name without its numbers: bytes of bytes-5.3."""
-    return re.sub(r"-[0-9.]+", "", form)
+    """A form's name without its numbers, bytes of bytes-5.3, and without the pool behind it, tile of tile-pool."""
+    return re.sub(r"-[0-9.]+|-pool", "", form)
 
 
 @cache

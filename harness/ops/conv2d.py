@@ -15,7 +15,7 @@ from harness.ops.conv2d_gray import GrayConv2d
 from harness.ops.conv2d_narrow import NarrowConv2d
 from harness.ops.conv2d_packed import PackedConv2d
 from harness.ops.conv2d_pairs import PairsConv2d
-from harness.ops.conv2d_tile import DualTileConv2d, TileConv2d
+from harness.ops.conv2d_tile import DualPooledTileConv2d, DualTileConv2d, PooledTileConv2d, TileConv2d
 from harness.ops.conv2d_winograd import DualWinogradConv2d, WinogradConv2d
 from harness.ops.lowering import (
     Cost,
@@ -76,6 +76,8 @@ class Conv2d(Weighted):
                 PairsConv2d(),
                 TileConv2d(),
                 DualTileConv2d(),
+                PooledTileConv2d(),
+                DualPooledTileConv2d(),
                 NarrowConv2d(),
                 WinogradConv2d(),
                 FirConv2d(),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.ops import tile
+from harness.ops import packed, tile
 from harness.ops.lowering import (
     Constant,
     Cost,
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 # Pixels that an unpacked tile serves at least, where the image has them: unpacking is then little of the work.
 _PIXELS = 64
+
+# The same where a max-pool follows: such layers come early and have few weights, but large images.
+_POOLED_PIXELS = 16
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,12 @@ class TileConv2d(Form["Conv2d"]):
     dual = False
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
+        pooled = layer.pool is not None and (layer.pool.kernel, layer.pool.stride) != ((1, 1), (1, 1))
+        return not pooled and self._computes(layer, site)
+
+    def _computes(self, layer: Conv2d, site: Site) -> bool:
+        """Whether it can compute the convolution, without what follows it."""
         if not site.target.dsp or layer.weight.shape[0] < 4:
-            return False
-        if layer.pool is not None and (layer.pool.kernel, layer.pool.stride) != ((1, 1), (1, 1)):
-            return False
-        if site.input.packed and layer.weight.shape[3] % 4:
             return False
         if site.output.packed and not self._direct(layer, site):
             return False
@@ -89,7 +94,9 @@ class TileConv2d(Form["Conv2d"]):
         one_pass = tile.pass_name(view.run, runs, turn, layer.requantize, direct=direct, dual=self.dual)
         bits = tile.bits(layer)
         if view.name == "PATCHES":
-            fill = float(rows * columns * (3 * view.words + 20) + blocks * view.window_bytes)
+            fill = float(
+                rows * columns * (3 * view.words + 20) + blocks * view.window_bytes * (8 if site.input.packed else 1)
+            )
         else:
             fill = view.block_bytes // 4 * blocks * (9 if site.input.packed else 3.5)
         return Cost(
@@ -183,10 +190,13 @@ class TileConv2d(Form["Conv2d"]):
             block = min(rows * columns, _PIXELS)
             block = -(-rows * columns // -(-rows * columns // block))
             return _View("FLAT", words, words, block, -(-block // 2) * 8 * words)
-        block = min(rows, -(-_PIXELS // columns))
+        pooled = layer.pool is not None and layer.pool.kernel != (1, 1)
+        block = min(rows, -(-(_POOLED_PIXELS if pooled else _PIXELS) // columns))
         if channels % 4 and site.output.packed and columns * len(layer.weight) * site.output.bits % 32:
             block = 1  # rows of outputs have gaps between them
+        together = layer.pool.kernel[0] if layer.pool is not None else 1
         block = -(-rows // -(-rows // block))
+        block = -(-block // together) * together
         height = (block - 1) * layer.stride[0] + kernel_rows
         if channels % 4:
             used = ((columns - 1) * layer.stride[1] + kernel_columns) * channels
@@ -200,6 +210,80 @@ class DualTileConv2d(TileConv2d):
     """More instructions in fewer cycles, for cores that issue two at once: loads beside multiplications."""
 
     name = "tile-dual"
+    dual = True
+
+    def applicable(self, layer: Conv2d, site: Site) -> bool:
+        return site.target.dual_issue and super().applicable(layer, site)
+
+
+class PooledTileConv2d(TileConv2d):
+    """The same with a max-pool behind it, for narrow weights or activations: nn_conv2d_tile_pool.h."""
+
+    name = "tile-pool"
+
+    def applicable(self, layer: Conv2d, site: Site) -> bool:
+        pool, requantize = layer.pool, layer.requantize
+        if pool is None or pool.kernel == (1, 1) or pool.kernel != pool.stride or pool.padding != (0, 0):
+            return False
+        if layer.weight_bits == 8 and not site.input.packed and not site.output.packed:
+            return False  # there are faster ones
+        if requantize is None or requantize.bits != site.output.bits or layer.weight.shape[0] < 4:
+            return False
+        if any(size % window for size, window in zip(layer.convolved(site.input_shape), pool.kernel, strict=True)):
+            return False
+        conv, where = self._unpooled(layer, site)
+        return self._computes(conv, where) and self._view(conv, where).name != "FLAT"
+
+    def writes(self, layer: Conv2d, site: Site) -> frozenset[Storage]:
+        return frozenset({site.output})
+
+    def cost(self, layer: Conv2d, site: Site) -> Cost:
+        assert layer.pool is not None
+        conv, where = self._unpooled(layer, site)
+        cost = super().cost(conv, where)
+        window, filters = int(np.prod(layer.pool.kernel)), len(layer.weight)
+        each = (4 * window + 14) / 4 if filters % 4 == 0 else 5 * window + 16
+        return dataclasses.replace(
+            cost,
+            instructions=cost.instructions + round(each * int(np.prod(site.output_shape))),
+            scratch=cost.scratch + self._collected(conv, where),
+            code=cost.code + 200,
+        )
+
+    def lower(self, layer: Conv2d, site: Site) -> Lowering:
+        assert layer.pool is not None
+        conv, where = self._unpooled(layer, site)
+        lowering = super().lower(conv, where)
+        return dataclasses.replace(
+            lowering,
+            header="nn_conv2d_tile_pool.h",
+            kernel="nn_conv2d_tile_pool",
+            record="nn_conv2d_tile_pool_layer",
+            fields={
+                "conv": lowering.fields,
+                "collected": lowering.scratch_bytes,
+                "pool": layer.pool.kernel,
+                "output": site.output.value,
+            },
+            scratch_bytes=lowering.scratch_bytes + self._collected(conv, where),
+        )
+
+    def _unpooled(self, layer: Conv2d, site: Site) -> tuple[Conv2d, Site]:
+        """The convolution alone, to 8 bits, and where it stands. Its pool says how many rows a block must be of."""
+        assert layer.requantize is not None
+        conv = dataclasses.replace(layer, requantize=dataclasses.replace(layer.requantize, bits=8))
+        shape = (*layer.convolved(site.input_shape), len(layer.weight))
+        return conv, dataclasses.replace(site, output_shape=shape, output=Storage.U8)
+
+    def _collected(self, conv: Conv2d, where: Site) -> int:
+        """Bytes of a block's rows, in whole words."""
+        return packed.words(self._view(conv, where).block * where.output_shape[1] * where.output_shape[2])
+
+
+class DualPooledTileConv2d(PooledTileConv2d):
+    """More instructions in fewer cycles, as DualTileConv2d."""
+
+    name = "tile-pool-dual"
     dual = True
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
