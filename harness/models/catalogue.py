@@ -55,11 +55,11 @@ class CatalogueEntry:
     factory: str
     input_shape: tuple[int, int, int]
     classes: int
-    dataset: str | None
-    weights: str | None
-    recipe: Recipe | None
     description: str
     arguments: tuple[float | int, ...] = ()
+    dataset: str | None = None
+    weights: str | None = None
+    recipe: Recipe | None = None
 
     @property
     def weights_path(self) -> Path | None:
@@ -79,9 +79,6 @@ _IMAGENET = (
             arguments=(width, 1000),
             input_shape=(resolution, resolution, 3),
             classes=1000,
-            dataset=None,
-            weights=None,
-            recipe=None,
             description=f"MobileNetV1, width {width}, for ImageNet at {resolution}x{resolution}",
         )
         for width in _WIDTHS
@@ -92,9 +89,6 @@ _IMAGENET = (
         factory="harness.models.mobilenet_v2:MobileNetV2",
         input_shape=(224, 224, 3),
         classes=1000,
-        dataset=None,
-        weights=None,
-        recipe=None,
         description="MobileNetV2, width 1, for ImageNet; torchvision's parameter names",
     ),
     CatalogueEntry(
@@ -102,9 +96,6 @@ _IMAGENET = (
         factory="harness.models.mnasnet:MNasNetB1",
         input_shape=(224, 224, 3),
         classes=1000,
-        dataset=None,
-        weights=None,
-        recipe=None,
         description="MNasNet-B1, depth 1, for ImageNet; torchvision's parameter names",
     ),
 )
@@ -151,9 +142,6 @@ _ENTRIES = {
             factory="harness.models.ds_cnn:DsCnn",
             input_shape=(49, 10, 1),
             classes=12,
-            dataset=None,
-            weights=None,
-            recipe=None,
             description="DS-CNN of MLPerf Tiny: twelve spoken words, 49 frames of 10 MFCCs",
         ),
         CatalogueEntry(
@@ -162,9 +150,6 @@ _ENTRIES = {
             arguments=(0.25, 2),
             input_shape=(96, 96, 3),
             classes=2,
-            dataset=None,
-            weights=None,
-            recipe=None,
             description="MobileNetV1, width 0.25, of MLPerf Tiny: is there a person in the picture",
         ),
         CatalogueEntry(
@@ -172,9 +157,6 @@ _ENTRIES = {
             factory="harness.models.autoencoder:Autoencoder",
             input_shape=(1, 1, 640),
             classes=640,
-            dataset=None,
-            weights=None,
-            recipe=None,
             description="ten fully connected layers of MLPerf Tiny: is the sound of a machine unusual",
         ),
         CatalogueEntry(
