@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.errors import InputError
-from harness.ops.add_pairs import PairsAdd
+from harness.ops.add_pairs import PairsAdd, trailing
 from harness.ops.base import Array, Operator, Requantization, Shape, relu_label
 from harness.ops.lowering import Cost, Form, Lowering, Site, Storage, clip_field, image_rows
-from harness.ops.packed import STORAGES, words
+from harness.ops.packed import STORAGES
 
 # Bits of the larger multiplier: with activations of up to 8 bits both products fit one SMLAD of 16-bit pairs. The sum
 # is then off by less than 255 * 2**-15 steps of the larger input, far below the rounding that follows.
@@ -92,7 +92,7 @@ class PlainAdd(Form[Add]):
         return True
 
     def cost(self, layer: Add, site: Site) -> Cost:
-        return Cost(0, 0, 25 * int(np.prod(site.output_shape)), code=200, overlap=self._overlap(site))
+        return Cost(0, 0, 25 * int(np.prod(site.output_shape)), code=200, overlap=trailing(site))
 
     def writes(self, layer: Add, site: Site) -> frozenset[Storage]:
         return frozenset({site.output})
@@ -119,14 +119,8 @@ class PlainAdd(Form[Add]):
                 "zero_point": layer.requantize.zero_point,
                 "bits": layer.requantize.bits,
             },
-            overlap=self._overlap(site),
+            overlap=trailing(site),
         )
-
-    def _overlap(self, site: Site) -> int:
-        """How far before an input the output must start: by what its rows are longer, all together."""
-        assert site.second_input is not None
-        read = min(stored.size(site.output_shape) for stored in (site.input, site.second_input))
-        return words(max(0, site.output.size(site.output_shape) - read))
 
 
 class PlainAddF32(Form[Add]):
