@@ -138,9 +138,7 @@ def test_what_it_refuses() -> None:
     assert refusal(odd) == "its shape or the core rules that out"
     tall = NETWORKS["one output"].layers[0]
     assert isinstance(tall, Conv2d)
-    takers = [
-        core for core in boards.DSP_CORES if DualFirConv2d().applicable(tall, site_of(NETWORKS["one output"], 0, core))
-    ]
+    takers = [core for core in boards.DSP_CORES if DualFirConv2d().fits(tall, site_of(NETWORKS["one output"], 0, core))]
     assert takers == ["cortex-m7"]
 
 

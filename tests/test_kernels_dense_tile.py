@@ -183,7 +183,7 @@ def test_only_cores_that_issue_two_instructions_take_the_dual_form() -> None:
     graph = NETWORKS["weights of 4 bits"]
     layer = graph.layers[0]
     assert isinstance(layer, Conv2d)
-    takers = [core for core in boards.DSP_CORES if DualTileConv2d().applicable(layer, site_of(graph, 0, core))]
+    takers = [core for core in boards.DSP_CORES if DualTileConv2d().fits(layer, site_of(graph, 0, core))]
     assert takers == ["cortex-m7"]
 
 

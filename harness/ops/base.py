@@ -36,6 +36,11 @@ class Requantization:
     zero_point: int
     bits: int = 8
 
+    @property
+    def one_instruction(self) -> bool:
+        """Whether every T is 32: an SMMULR then is the whole step but for the clamp."""
+        return bool((self.shift == 32).all())
+
     def apply(self, accumulators: Array) -> Array:
         """accumulators: (..., C) int64 with |acc| < 2**31 -> uint8, same shape."""
         rounded = (accumulators * self.multiplier + (np.int64(1) << (self.shift - 1))) >> self.shift

@@ -30,7 +30,6 @@ class FirConv2d(Form["Conv2d"]):
     storages = frozenset({Storage.U8, Storage.U4, Storage.U2})
     weight_bits = WEIGHT_BITS
     asymmetric = True
-    dual = False
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         if not site.target.dsp or site.input is not Storage.U8 or layer.pool is not None:
@@ -169,9 +168,6 @@ class DualFirConv2d(FirConv2d):
 
     name = "fir-dual"
     dual = True
-
-    def applicable(self, layer: Conv2d, site: Site) -> bool:
-        return site.target.dual_issue and super().applicable(layer, site)
 
 
 def pack_kernels(weight: Array, bits: int) -> Array:

@@ -54,7 +54,6 @@ class TileConv2d(Form["Conv2d"]):
     storages = STORAGES
     weight_bits = WEIGHT_BITS
     asymmetric = True
-    dual = False
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         pooled = layer.pool is not None and (layer.pool.kernel, layer.pool.stride) != ((1, 1), (1, 1))
@@ -212,9 +211,6 @@ class DualTileConv2d(TileConv2d):
     name = "tile-dual"
     dual = True
 
-    def applicable(self, layer: Conv2d, site: Site) -> bool:
-        return site.target.dual_issue and super().applicable(layer, site)
-
 
 class PooledTileConv2d(TileConv2d):
     """The same with a max-pool behind it, for narrow weights or activations: nn_conv2d_tile_pool.h."""
@@ -285,6 +281,3 @@ class DualPooledTileConv2d(PooledTileConv2d):
 
     name = "tile-pool-dual"
     dual = True
-
-    def applicable(self, layer: Conv2d, site: Site) -> bool:
-        return site.target.dual_issue and super().applicable(layer, site)

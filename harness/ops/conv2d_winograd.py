@@ -50,7 +50,6 @@ class WinogradConv2d(Form["Conv2d"]):
     storages = frozenset({Storage.U8, Storage.U8_IN_16, Storage.U4, Storage.U2, Storage.I32})
     weight_bits = frozenset({8, 4, 2})
     asymmetric = True
-    dual = False
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         filters, rows, columns, channels = layer.weight.shape
@@ -145,9 +144,6 @@ class DualWinogradConv2d(WinogradConv2d):
 
     name = "winograd-dual"
     dual = True
-
-    def applicable(self, layer: Conv2d, site: Site) -> bool:
-        return site.target.dual_issue and super().applicable(layer, site)
 
 
 def _unroll(words: int) -> int:

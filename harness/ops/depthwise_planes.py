@@ -47,7 +47,7 @@ class PlanesDepthwise(Form["DepthwiseConv2d"]):
         requantize = layer.requantize
         if not site.target.dsp or layer.weight.shape[1:] != (3, 3) or layer.stride != (1, 1):
             return False
-        if requantize is None or not (requantize.shift == 32).all() or requantize.bits != site.output.bits:
+        if requantize is None or not requantize.one_instruction or requantize.bits != site.output.bits:
             return False
         pitch = 4 * self._block(layer, site).words
         channels = len(layer.weight)

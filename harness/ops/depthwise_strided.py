@@ -109,7 +109,7 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
         if not site.target.dsp or layer.weight.shape[1:] != (3, 3) or layer.stride != (2, 2):
             return False
         requantize, channels = layer.requantize, len(layer.weight)
-        if requantize is None or not (requantize.shift == 32).all() or requantize.bits != site.output.bits:
+        if requantize is None or not requantize.one_instruction or requantize.bits != site.output.bits:
             return False
         # A bias shares its word with a weight.
         largest = 2 ** (31 - _stored_bits(layer))

@@ -77,7 +77,7 @@ class StripsDepthwise(Form["DepthwiseConv2d"]):
         if layer.edges != ((1, 1), (1, 1)) or len(layer.weight) % 4:
             return False
         requantize = layer.requantize
-        if requantize is None or not (requantize.shift == 32).all() or requantize.bits != site.output.bits:
+        if requantize is None or not requantize.one_instruction or requantize.bits != site.output.bits:
             return False
         return _plan(layer, site) is not None
 

@@ -232,7 +232,8 @@ class Form(ABC, Generic[O]):
 
     storages: what it can read and write, of what sites may have; weight_bits: how many bits its stored weights have;
     asymmetric: whether padding may differ between the sides of an image; clips: whether it ends floats at a layer's
-    `clip`. Where a layer wants what these rule out, the form is not even asked (see `refusal`).
+    `clip`; dual: whether it is for cores that issue two instructions at once. Where a layer wants what these rule out,
+    the form is not even asked (see `refusal`).
     """
 
     name: ClassVar[str]
@@ -240,6 +241,7 @@ class Form(ABC, Generic[O]):
     weight_bits: ClassVar[frozenset[int]] = frozenset({8})
     asymmetric: ClassVar[bool] = False
     clips: ClassVar[bool] = False
+    dual: ClassVar[bool] = False
 
     @abstractmethod
     def applicable(self, layer: O, site: Site) -> bool:
@@ -258,7 +260,7 @@ class Form(ABC, Generic[O]):
         return None if self.applicable(layer, site) else "its shape or the core rules that out"
 
     def unsuited(self, layer: O, site: Site) -> str | None:
-        """What of `layer` or of how its tensors are stored this form knows nothing of, in a few words."""
+        """What of `layer`, of how its tensors are stored or of the core rules this form out, in a few words."""
         stored = {site.input, site.output} | ({site.second_input} if site.second_input else set())
         bits = getattr(layer, "weight_bits", 8)
         if not stored <= self.storages:
@@ -269,6 +271,8 @@ class Form(ABC, Generic[O]):
             return "its padding differs between the sides of the image"
         if getattr(layer, "clip", None) is not None and not self.clips:
             return "its ReLU has an upper limit"
+        if self.dual and not site.target.dual_issue:
+            return f"{site.target.core} issues one instruction at a time"
         return None
 
     def fits(self, layer: O, site: Site) -> bool:

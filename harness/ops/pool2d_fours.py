@@ -111,7 +111,7 @@ class FoursAvgPool2d(Form["AvgPool2d"]):
 
     def _unsuited_arithmetic(self, layer: AvgPool2d, site: Site) -> str | None:
         """Why 16 bits of a sum, and one multiplication with the upper bits of its product, are not the reference."""
-        if layer.requantize is None or not (layer.requantize.shift == 32).all():
+        if layer.requantize is None or not layer.requantize.one_instruction:
             return "its scale wants another shift than 32"
         lowest = -layer.count * layer.input_zero_point
         highest = lowest + layer.count * (2**site.input.bits - 1)

@@ -66,7 +66,7 @@ def constants(matrix: Array, bias: Array, requantize: Requantization | None) -> 
 
 def rounds(weight: Array, bias: Array, requantize: Requantization | None, input_bits: int) -> bool:
     """Whether rounded sums fit in 16 bits whatever the input, so that two are clamped at a time, with T = 32."""
-    if requantize is None or not (requantize.shift == 32).all():
+    if requantize is None or not requantize.one_instruction:
         return False
     flat, highest = weight.reshape(len(weight), -1).astype(np.int64), 2**input_bits - 1
     reach = [bias.astype(np.int64) + highest * np.where(flat * sign > 0, flat, 0).sum(axis=1) for sign in (-1, 1)]

@@ -52,7 +52,7 @@ def refuse_common_finish(layer: Conv2d | Linear, site: Site) -> str | None:
     r = layer.requantize
     if r is None:
         return "its ReLU is taken on 32-bit outputs" if layer.relu else None
-    if (r.shift != 32).any() or r.bits != 8:
+    if not r.one_instruction or r.bits != 8:
         return "its requantisation is not one multiplication with a shift of 32 to 8 bits"
     return None
 
