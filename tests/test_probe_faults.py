@@ -6,7 +6,14 @@ import dataclasses
 
 import pytest
 
-from harness.probe.faults import CoreState, explain, frame_address, state_at_qemu_lockup
+from harness.probe.faults import (
+    CoreState,
+    active_exceptions,
+    explain,
+    frame_address,
+    hanging,
+    state_at_qemu_lockup,
+)
 from harness.toolchain.symbols import Symbol, Symbols
 
 NAMES = Symbols([Symbol("main", 0x1000, 0x40), Symbol("kernel", 0x1040, 0x20), Symbol("HardFault_Handler", 0x1060, 4)])
@@ -103,6 +110,39 @@ def test_a_hang_says_where_and_in_which_exception() -> None:
     assert explain("hang", running, NAMES, RAM).text == "the firmware hangs in kernel+0x4, called from main+0x10"
     in_interrupt = dataclasses.replace(running, xpsr=0x0100_0000 | 16 + 39)
     assert explain("hang", in_interrupt, NAMES).text.startswith("the firmware hangs while handling interrupt 39 in")
+
+
+def test_a_hang_in_a_handler_is_not_put_on_what_it_interrupted() -> None:
+    in_handler = CoreState(pc=0x1062, lr=0xFFFF_FFF9, sp=0x2000_3F00, xpsr=0x0100_0000 | 16 + 39, frame=FRAME)
+    report = explain("hang", in_handler, NAMES, RAM)
+    assert (report.pc, report.sp, report.caller) == (0x1062, 0x2000_3F00, None)
+    assert report.text == (
+        "the firmware hangs while handling interrupt 39 in HardFault_Handler+0x2, which interrupted kernel+0x4"
+    )
+
+
+def seen(exception: int, *active: int) -> CoreState:
+    return CoreState(pc=0x1000 + exception, lr=0x1011, sp=0x2000_4000, xpsr=exception, active=frozenset(active))
+
+
+@pytest.mark.parametrize(
+    ("looks", "exception"),
+    [
+        ([seen(0)] * 3, 0),
+        ([seen(15, 15), seen(15, 15), seen(0)], 0),  # the timer is left, the main program is where it hangs
+        ([seen(15, 14, 15), seen(15, 14, 15), seen(14, 14)], 14),
+        ([seen(15, 37, 14, 15), seen(37, 37, 14)], 37),  # nested: 14 is active all the time, but is never run
+        ([seen(15, 15), seen(15, 15)], 15),
+        ([seen(15), seen(14), seen(14)], 14),  # ARMv6-M does not tell what is active
+    ],
+)
+def test_a_timer_is_not_blamed_for_a_hang(looks: list[CoreState], exception: int) -> None:
+    assert hanging(looks).exception == exception
+
+
+def test_active_exceptions_are_read_from_their_bits() -> None:
+    assert active_exceptions(0x7_0000, (0,) * 8) == frozenset()  # enables only
+    assert active_exceptions(1 << 10 | 1 << 11 | 1 << 7, (1, 1 << 31)) == {11, 14, 15, 16, 16 + 63}
 
 
 def test_without_an_image_addresses_stay_numbers() -> None:

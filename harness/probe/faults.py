@@ -7,6 +7,8 @@ B1.5.6 (exception entry), B1.5.8 (EXC_RETURN), B3.2.15 (CFSR) and following.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -66,6 +68,9 @@ _CFSR_REASONS = {
     1 << 24: "unaligned access",
     1 << 25: "division by zero",
 }
+# SHCSR's bit of each exception that is active; external interrupts have theirs in NVIC_IABR.
+_SHCSR_ACTIVE = {0: 4, 1: 5, 3: 6, 4: 7, 7: 11, 8: _DEBUG_MONITOR, 10: 14, 11: 15}
+
 _HFSR_REASONS = {1 << 1: "vector table cannot be read", 1 << 31: "breakpoint instruction without a debugger"}
 
 
@@ -75,6 +80,7 @@ class CoreState:
 
     frame: the 8 words that exception entry stacked, None where they cannot be read or there is no exception.
     cfsr, hfsr, mmfar, bfar: 0 where they cannot be read.
+    active: numbers of the exceptions that were entered and not left, nested ones too, as far as the core tells.
     """
 
     pc: int
@@ -86,6 +92,7 @@ class CoreState:
     mmfar: int = 0
     bfar: int = 0
     frame: tuple[int, ...] | None = None
+    active: frozenset[int] = frozenset()
 
     @property
     def exception(self) -> int:
@@ -100,7 +107,7 @@ class FaultReport:
     kind: fault (an exception nobody recovers from), lockup (a fault where no fault handler can run), hang (runs, but
         does not answer), reset (started over by itself), stopped (halted for another reason).
     pc, lr, sp, xpsr: of the code that went wrong, as stacked on exception entry; of the handler where that frame cannot
-        be read.
+        be read, and where the core hangs or stopped in one.
     cfsr, hfsr, mmfar, bfar: fault status and address registers; 0 where unknown.
     function: "name+0xoffset" of pc; caller: the same for the return address; None where unknown.
     reasons: decoded from the registers, most telling first. text: all of it in one sentence.
@@ -138,6 +145,26 @@ def frame_address(lr: int, msp: int, psp: int) -> int | None:
     return psp if lr & _EXC_RETURN_PROCESS_STACK else msp
 
 
+def active_exceptions(shcsr: int, iabr: Sequence[int]) -> frozenset[int]:
+    """The numbers of the exceptions that are active, from SHCSR and the words of NVIC_IABR. ARMv6-M tells none."""
+    system = {number for bit, number in _SHCSR_ACTIVE.items() if shcsr >> bit & 1}
+    return frozenset(
+        system | {16 + 32 * i + bit for i, word in enumerate(iabr) for bit in range(32) if word >> bit & 1}
+    )
+
+
+def hanging(states: Sequence[CoreState]) -> CoreState:
+    """Which of several looks at a core that runs shows where it hangs.
+
+    A look may come while a timer's interrupt is handled, which has nothing to do with it: that exception is left and
+    entered again, the one that hangs is active at every look. Where the core does not tell, what was seen most often.
+    """
+    held = frozenset[int].intersection(*(state.active for state in states)) | {0}
+    candidates = [state for state in states if state.exception in held] or states
+    ((exception, _),) = Counter(state.exception for state in candidates).most_common(1)
+    return next(state for state in candidates if state.exception == exception)
+
+
 def explain(
     kind: FaultKind,
     state: CoreState,
@@ -151,7 +178,9 @@ def explain(
     """
     exception = state.exception
     pc, lr, sp, xpsr = state.pc, state.lr, state.sp, state.xpsr
-    if state.frame is not None:
+    # An exception that is no fault came from outside: what it interrupted is not where the core hangs.
+    interrupted = state.frame[6] if state.frame is not None and kind in ("hang", "stopped") else None
+    if state.frame is not None and interrupted is None:
         lr, pc, xpsr = state.frame[5], state.frame[6], state.frame[7]
         has_fpu_frame = state.lr & _EXC_RETURN == _EXC_RETURN and not state.lr & _EXC_RETURN_NO_FPU
         sp += _FPU_FRAME_BYTES if has_fpu_frame else FRAME_BYTES
@@ -176,6 +205,8 @@ def explain(
         where = f"while handling an exception {where}"
     if caller:
         where += f", called from {caller}"
+    if interrupted is not None:
+        where += f", which interrupted {_named(symbols, interrupted) or f'{interrupted:#010x}'}"
     text = f"{_what(kind, exception)} {where}" + (f": {'; '.join(reasons)}" if reasons else "")
     return FaultReport(
         kind=kind,

@@ -39,8 +39,10 @@ from harness.probe.faults import (
     CoreState,
     FaultKind,
     FaultReport,
+    active_exceptions,
     explain,
     frame_address,
+    hanging,
     state_at_qemu_lockup,
 )
 from harness.probe.hardware import ProbeInfo, list_probes
@@ -69,7 +71,9 @@ _EXIT_SECONDS = 1.0  # from the last sign of life on the GDB connection until th
 _WAKE_SECONDS = 2.0
 _LOG_SECONDS = 0.2
 _BOOT_WAKES, _BOOT_WAKE_SECONDS = 4, 0.005
-_FAULT_STATUS = 0xE000_ED28  # CFSR, HFSR, DFSR, MMFAR, BFAR
+_HANG_LOOKS, _HANG_LOOK_SECONDS = 8, 0.002
+_FAULT_STATUS = 0xE000_ED24  # SHCSR, CFSR, HFSR, DFSR, MMFAR, BFAR
+_NVIC_IABR, _NVIC_IABR_WORDS = 0xE000_E300, 8
 # Every exception that a fault can become, also where the firmware enables those that otherwise escalate to HardFault.
 _CATCHES = (
     Target.VectorCatch.HARD_FAULT
@@ -301,9 +305,10 @@ class BoardSession:
         }
         try:
             kind = kinds[self.state()]
-            self.halt()
-            with self._guarded("reading the core's registers"):
-                core = self._core_state()
+            core = self._hanging_state() if kind == "hang" else None
+            if core is None:
+                kind = kinds[self.state()]
+                core = self._halted_state()
             observed = self._bad_accesses() if kind in ("fault", "lockup") else ()
         except DeviceError:
             last = self._state_at_lockup()
@@ -326,17 +331,34 @@ class BoardSession:
             time.sleep(0.01)
         return (f"access to nothing: {found[0]}",)
 
+    def _hanging_state(self) -> CoreState | None:
+        """The state of a core that runs, by several looks at it; it is left halted. None where it stopped by itself."""
+        looks: list[CoreState] = []
+        while self.state() == "running":
+            looks.append(self._halted_state())
+            if len(looks) == _HANG_LOOKS:
+                return hanging(looks)
+            self.resume()
+            time.sleep(_HANG_LOOK_SECONDS)
+        return None
+
+    def _halted_state(self) -> CoreState:
+        self.halt()
+        with self._guarded("reading the core's registers"):
+            return self._core_state()
+
     def _core_state(self) -> CoreState:
         read = self.target.read_core_register
         pc, lr, sp, xpsr = (read(name) for name in ("pc", "lr", "sp", "xpsr"))
         frame = None
-        cfsr, hfsr, _, mmfar, bfar = self.target.read_memory_block32(_FAULT_STATUS, 5)
+        shcsr, cfsr, hfsr, _, mmfar, bfar = self.target.read_memory_block32(_FAULT_STATUS, 6)
+        active = active_exceptions(shcsr, self.target.read_memory_block32(_NVIC_IABR, _NVIC_IABR_WORDS))
         address = frame_address(lr, msp=read("msp"), psp=read("psp"))
         # In thread mode there is no frame; a reset leaves LR all ones, which looks like an EXC_RETURN.
         if address is not None and xpsr & EXCEPTION_NUMBER:
             with suppress(exceptions.TransferError):  # the stack pointer itself was wrong, which the report says
                 frame = struct.unpack("<8I", bytes(self.target.read_memory_block8(address, FRAME_BYTES)))
-        return CoreState(pc=pc, lr=lr, sp=sp, xpsr=xpsr, cfsr=cfsr, hfsr=hfsr, mmfar=mmfar, bfar=bfar, frame=frame)
+        return CoreState(pc, lr, sp, xpsr, cfsr, hfsr, mmfar, bfar, frame, active)
 
     def monitor(self, command: str) -> str:
         """Run a command of the emulator's own and return what it printed. Only for emulators."""
