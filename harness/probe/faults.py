@@ -158,11 +158,12 @@ def hanging(states: Sequence[CoreState]) -> CoreState:
 
     A look may come while a timer's interrupt is handled, which has nothing to do with it: that exception is left and
     entered again, the one that hangs is active at every look. Where the core does not tell, what was seen most often.
+    Of the looks that show it the last counts: at the first, an answer may still have been on its way.
     """
     held = frozenset[int].intersection(*(state.active for state in states)) | {0}
     candidates = [state for state in states if state.exception in held] or states
     ((exception, _),) = Counter(state.exception for state in candidates).most_common(1)
-    return next(state for state in candidates if state.exception == exception)
+    return [state for state in candidates if state.exception == exception][-1]
 
 
 def explain(
