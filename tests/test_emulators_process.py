@@ -382,7 +382,7 @@ def test_hang_is_interrupted_and_goes_on(board: Emulator) -> None:
         begin = time.monotonic()
         client.interrupt()
         assert client.reply() == b"T02thread:1;"
-        assert time.monotonic() - begin < 1  # 50 ms, but the computer is shared
+        assert time.monotonic() - begin < 5  # 50 ms, but the computer is shared
         hang = cases().labels["hang"]
         pc = int.from_bytes(bytes.fromhex(client.ask(b"pf").decode()), "little")
         assert hang <= pc < hang + 4

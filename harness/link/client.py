@@ -225,7 +225,10 @@ class BoardClient:
         Done by itself before the first command and after every error. SilentBoardError when the board does not answer,
         LineError when it does not stop.
         """
-        deadline = time.monotonic() + timeout
+        self._sync(time.monotonic() + timeout, timeout)
+
+    def _sync(self, deadline: float, timeout: float) -> None:
+        """timeout: the seconds that errors tell, however few of them a busy computer has left until `deadline`."""
         self._in_step = False
         self._lines.clear()
         self._received.clear()
@@ -248,18 +251,19 @@ class BoardClient:
         self._in_step = True
 
     @contextmanager
-    def _exchange(self, deadline: float) -> Iterator[None]:
+    def _exchange(self, deadline: float, timeout: float = _COMMAND_S) -> Iterator[None]:
         """In step before, and in step afterwards - unless something is raised inside, whatever it is."""
-        self._get_in_step(deadline)
+        self._get_in_step(deadline, timeout)
         self._in_step = False
         self._require_quiet()
         yield
         self._require_quiet()
         self._in_step = True
 
-    def _get_in_step(self, deadline: float) -> None:
+    def _get_in_step(self, deadline: float, timeout: float = _COMMAND_S) -> None:
+        """timeout: of the command that wants it, which ends at `deadline`."""
         if not self._in_step:
-            self.sync(timeout=max(0.0, min(_COMMAND_S, deadline - time.monotonic())))
+            self._sync(min(deadline, time.monotonic() + _COMMAND_S), min(timeout, _COMMAND_S))
 
     def _require_quiet(self) -> None:
         """LineError when there is anything on the line that nobody asked for."""
@@ -272,7 +276,7 @@ class BoardClient:
         """Sends a command and returns the lines of its answer, m-ready left out."""
         lines: list[str] = []
         deadline = time.monotonic() + timeout
-        with self._exchange(deadline):
+        with self._exchange(deadline, timeout):
             self._write(f"{command}%")
             while (line := self._next_line(deadline)) != READY:
                 if line is None:

@@ -25,7 +25,6 @@ _RESULTS = re.compile(rf"m-results-\[\s*({_NUMBER}(?:\s*,\s*{_NUMBER})*)\s*,?\s*
 
 # An answer to `name`, to its end.
 _NAMED = re.compile(rb"m-name-dut-\[[^\]]*\]\r?\n(?:[^\n]*\n)??m-ready\r?\n")
-_SYNC_S = 10.0
 _ASK_AGAIN_S = 2.0
 _GREETING_S = 1.0
 _QUIET_S = 0.1
@@ -61,10 +60,9 @@ class ForeignClient(BoardClient):
         super().__init__(port, check=check, window=1)
         self._lines = Lines(any_end=True)
 
-    def sync(self, *, timeout: float = _SYNC_S) -> None:
+    def _sync(self, deadline: float, timeout: float) -> None:
         """See BoardClient. Asks for the name, which everybody answers, and listens until every question is answered: a
         greeting ends in m-ready too."""
-        deadline = time.monotonic() + timeout
         self._in_step = False
         self._lines.clear()
         self._received.clear()
