@@ -19,8 +19,9 @@ from harness.ops.lowering import (
     requantization_constants,
     requantization_fields,
 )
-from harness.ops.max_pool2d import Window, pool_fields, pool_instructions
+from harness.ops.max_pool2d import Window, pool_instructions
 from harness.ops.pool2d_fours import FoursAvgPool2d
+from harness.ops.shapes import pool_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +54,7 @@ class AvgPool2d(Operator):
         return {"multiplier": self.requantize.multiplier, "shift": self.requantize.shift}
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        height, width, channels = inputs[0]
-        rows, columns = self.window.pooled(height, width)
-        if rows < 1 or columns < 1:
-            raise InputError(f"layer {self.name}: a {self.window.kernel} window does not fit into {height}x{width}")
-        return rows, columns, channels
+        return self.window.output_shape(self.name, inputs[0])
 
     def macs(self, *inputs: Shape) -> int:
         return 0
@@ -87,7 +84,7 @@ class PlainAvgPool2d(Form[AvgPool2d]):
         integer = site.input is not Storage.F32
         if integer and layer.requantize is None:
             raise InputError(f"layer {layer.name}: average pooling of integers needs a requantisation")
-        fields: dict[str, Value] = {"shape": pool_fields(layer.window, site)}
+        fields: dict[str, Value] = {"shape": pool_shape(layer.window, site)}
         if integer:
             fields |= {
                 "input_zero_point": layer.input_zero_point,
@@ -125,7 +122,7 @@ class PackedAvgPool2d(Form[AvgPool2d]):
             kernel="nn_avg_pool2d_packed",
             record="nn_avg_pool2d_layer",
             fields={
-                "shape": pool_fields(layer.window, site),
+                "shape": pool_shape(layer.window, site),
                 "input_zero_point": layer.input_zero_point,
                 "requantize": requantization_fields(layer.requantize),
             },

@@ -105,18 +105,6 @@ class Operator(ABC):
         return self.kind
 
 
-def finished(
-    accumulators: Array, requantize: Requantization | None, *, integer: bool, relu: bool, clip: float | None = None
-) -> Array:
-    """What a layer yields for its sums (..., C) in float64: requantised, int32, or float32 clamped by ReLU and clip."""
-    if requantize is not None:
-        return requantize.apply(accumulators.astype(np.int64))
-    result: Array = accumulators.astype(np.int32 if integer else np.float32)
-    if relu:
-        result = np.maximum(result, 0)
-    return result if clip is None else np.minimum(result, np.float32(clip))
-
-
 def exact_float(weight: Array) -> type[np.floating[Any]]:
     """The narrowest float type whose sums of `weight` (O, ...) times uint8 values are exact, in whatever order.
 
@@ -127,14 +115,6 @@ def exact_float(weight: Array) -> type[np.floating[Any]]:
         return np.float64
     largest = np.abs(weight.reshape(len(weight), -1).astype(np.int64)).sum(axis=1).max(initial=0)
     return np.float32 if largest * 255 < 2**24 else np.float64
-
-
-def padding_edges(
-    padding: tuple[int, int], padding_after: tuple[int, int] | None
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((top, bottom), (left, right)) of a layer's padding; padding_after None: as much after the image as before it."""
-    bottom, right = padding if padding_after is None else padding_after
-    return (padding[0], bottom), (padding[1], right)
 
 
 def relu_label(relu: bool, clip: float | None) -> str:
@@ -149,7 +129,29 @@ class Weighted(Operator):
 
     weight: Array
     bias: Array
+    relu: bool
+    input_zero_point: int
     requantize: Requantization | None
+    clip: float | None
+    weight_bits: int
+
+    @abstractmethod
+    def accumulate(self, x: Array) -> Array:
+        """(N, ...) -> sums of products and biases (N, ..., C) as float64, exact for integers: they stay below 2**53."""
+
+    def reference(self, *inputs: Array) -> Array:
+        """The sums requantised, or int32, or float32 clamped by ReLU and clip."""
+        sums = self.accumulate(inputs[0])
+        if self.requantize is not None:
+            return self.requantize.apply(sums.astype(np.int64))
+        result: Array = sums.astype(np.int32 if self.integer else np.float32)
+        if self.relu:
+            result = np.maximum(result, 0)
+        return result if self.clip is None else np.minimum(result, np.float32(self.clip))
+
+    @property
+    def label(self) -> str:
+        return self.kind + relu_label(self.relu, self.clip)
 
     @property
     def integer(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.errors import InputError
-from harness.ops.base import Array, Requantization, Shape, Weighted, exact_float, finished, padding_edges, relu_label
+from harness.ops.base import Array, Requantization, Shape, exact_float
 from harness.ops.conv2d_f32_groups import GroupsConv2dF32
 from harness.ops.conv2d_fir import DualFirConv2d, FirConv2d
 from harness.ops.conv2d_gray import GrayConv2d
@@ -17,26 +17,18 @@ from harness.ops.conv2d_packed import PackedConv2d
 from harness.ops.conv2d_pairs import PairsConv2d
 from harness.ops.conv2d_tile import DualPooledTileConv2d, DualTileConv2d, PooledTileConv2d, TileConv2d
 from harness.ops.conv2d_winograd import DualWinogradConv2d, WinogradConv2d
-from harness.ops.lowering import (
-    Cost,
-    Form,
-    Lowering,
-    Reference,
-    Site,
-    Value,
-    clip_field,
-    float_constants,
-    plain_constants,
-    requantization_fields,
-)
+from harness.ops.convolution import Convolution
+from harness.ops.lowering import Form, Site, Value
 from harness.ops.max_pool2d import Window
+from harness.ops.plain import PlainForm
+from harness.ops.shapes import conv_shape
 
 # Elements of the matrix of windows that is made at a time.
 _COLUMN_ELEMENTS = 2**23
 
 
 @dataclass(frozen=True, eq=False)
-class Conv2d(Weighted):
+class Conv2d(Convolution):
     """Convolution on (H, W, C), dilation 1, one group.
 
     weight: (O, KH, KW, I) float32 or int8. bias: (O,) float32, or int32 with -input_zero_point * sum(w) folded in.
@@ -64,9 +56,8 @@ class Conv2d(Weighted):
     weight_bits: int = 8
 
     @property
-    def edges(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Padding as ((top, bottom), (left, right))."""
-        return padding_edges(self.padding, self.padding_after)
+    def channels(self) -> int:
+        return int(self.weight.shape[3])
 
     @property
     def forms(self) -> tuple[Form[Any], ...]:
@@ -90,22 +81,7 @@ class Conv2d(Weighted):
 
     @property
     def label(self) -> str:
-        return self.kind + relu_label(self.relu, self.clip) + ("+max_pool2d" if self.pool else "")
-
-    def convolved(self, *inputs: Shape) -> tuple[int, int]:
-        """Rows and columns of the convolution itself, before the fused max-pool."""
-        height, width, channels = inputs[0]
-        _, kernel_height, kernel_width, expected = self.weight.shape
-        if channels != expected:
-            raise InputError(f"layer {self.name} wants {expected} channels but its input has {channels}")
-        vertical, horizontal = self.edges
-        rows = (height + sum(vertical) - kernel_height) // self.stride[0] + 1
-        columns = (width + sum(horizontal) - kernel_width) // self.stride[1] + 1
-        if rows < 1 or columns < 1:
-            raise InputError(
-                f"layer {self.name}: a {kernel_height}x{kernel_width} kernel does not fit into {height}x{width}"
-            )
-        return rows, columns
+        return super().label + ("+max_pool2d" if self.pool else "")
 
     def output_shape(self, *inputs: Shape) -> Shape:
         rows, columns = self.convolved(*inputs)
@@ -115,12 +91,7 @@ class Conv2d(Weighted):
                 raise InputError(f"layer {self.name}: its pooling window does not fit into the convolution's result")
         return rows, columns, self.weight.shape[0]
 
-    def macs(self, *inputs: Shape) -> int:
-        rows, columns = self.convolved(*inputs)
-        return int(rows * columns * self.weight.size)
-
     def accumulate(self, x: Array) -> Array:
-        """The convolution before clamping, as float64: exact for integers, whose sums stay below 2**53."""
         rows, columns = self.convolved(x.shape[1:])
         result = np.empty((len(x), rows, columns, len(self.weight)))
         images = max(1, _COLUMN_ELEMENTS // (rows * columns * self.weight[0].size))
@@ -132,8 +103,7 @@ class Conv2d(Weighted):
     def _products(self, x: Array) -> Array:
         """The convolution of a few images, without the bias."""
         outputs, kernel_height, kernel_width, channels = self.weight.shape
-        padded = np.pad(x, ((0, 0), *self.edges, (0, 0)), constant_values=x.dtype.type(self.input_zero_point))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel_height, kernel_width), axis=(1, 2))
+        windows = np.lib.stride_tricks.sliding_window_view(self.padded(x), (kernel_height, kernel_width), axis=(1, 2))
         windows = windows[:, :: self.stride[0], :: self.stride[1]]
         # (N, rows, columns, C, KH, KW) against (O, KH, KW, C)
         kind = exact_float(self.weight)
@@ -143,86 +113,28 @@ class Conv2d(Weighted):
         return result
 
     def reference(self, *inputs: Array) -> Array:
-        result = finished(
-            self.accumulate(inputs[0]), self.requantize, integer=self.integer, relu=self.relu, clip=self.clip
-        )
+        result = super().reference(*inputs)
         return self.pool.maximum(result) if self.pool is not None else result
 
 
-def conv_shape(layer: Conv2d, site: Site) -> dict[str, Value]:
-    """The initialiser of an nn_conv2d_shape."""
-    height, width, channels = site.input_shape
-    return {
-        "height": height,
-        "width": width,
-        "channels": channels,
-        "rows": site.output_shape[0],
-        "columns": site.output_shape[1],
-        "filters": site.output_shape[2],
-        "kernel": layer.weight.shape[1:3],
-        "stride": layer.stride,
-        "padding": layer.padding,
-        "pool": layer.pool.kernel if layer.pool else (1, 1),
-        "pool_stride": layer.pool.stride if layer.pool else (1, 1),
-        "relu": layer.relu,
-        "input": site.input.value,
-        "output": site.output.value,
-    }
+class PlainConv2d(PlainForm[Conv2d]):
+    """Integers of 8 bits."""
+
+    header = "nn_conv2d.h"
+    kernel = "nn_conv2d"
+    instructions = 6
+
+    def geometry(self, layer: Conv2d, site: Site) -> dict[str, Value]:
+        return {"shape": conv_shape(layer, site), "input_zero_point": layer.input_zero_point}
 
 
-class PlainConv2d(Form[Conv2d]):
-    """Weights as they are, one multiplication at a time: for cores without SIMD, and for odd shapes."""
+class PlainConv2dF32(PlainForm[Conv2d]):
+    """Floats."""
 
-    name = "plain"
-    asymmetric = True
-
-    def applicable(self, layer: Conv2d, site: Site) -> bool:
-        return True
-
-    def cost(self, layer: Conv2d, site: Site) -> Cost:
-        return Cost(layer.weight.size + 4 * len(layer.bias), 0, 6 * layer.macs(site.input_shape))
-
-    def lower(self, layer: Conv2d, site: Site) -> Lowering:
-        return Lowering(
-            form=self.name,
-            header="nn_conv2d.h",
-            kernel="nn_conv2d",
-            record="nn_conv2d_layer",
-            fields={
-                "shape": conv_shape(layer, site),
-                "input_zero_point": layer.input_zero_point,
-                "weights": Reference("weights"),
-                "bias": Reference("bias"),
-                "requantize": requantization_fields(layer.requantize),
-            },
-            constants=plain_constants(layer.weight, layer.bias, layer.requantize),
-        )
-
-
-class PlainConv2dF32(Form[Conv2d]):
-    """Floats, one multiplication at a time."""
-
-    name = "plain"
-    asymmetric = True
+    header = "nn_conv2d.h"
+    kernel = "nn_conv2d_f32"
+    instructions = 5
     clips = True
 
-    def applicable(self, layer: Conv2d, site: Site) -> bool:
-        return True
-
-    def cost(self, layer: Conv2d, site: Site) -> Cost:
-        return Cost(4 * (layer.weight.size + len(layer.bias)), 0, 5 * layer.macs(site.input_shape))
-
-    def lower(self, layer: Conv2d, site: Site) -> Lowering:
-        return Lowering(
-            form=self.name,
-            header="nn_conv2d.h",
-            kernel="nn_conv2d_f32",
-            record="nn_conv2d_f32_layer",
-            fields={
-                "shape": conv_shape(layer, site),
-                "weights": Reference("weights"),
-                "bias": Reference("bias"),
-                **clip_field(layer.clip),
-            },
-            constants=float_constants(layer.weight, layer.bias),
-        )
+    def geometry(self, layer: Conv2d, site: Site) -> dict[str, Value]:
+        return {"shape": conv_shape(layer, site)}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site
+from harness.ops.shapes import conv_shape
 
 if TYPE_CHECKING:
     from harness.ops.base import Array
@@ -49,8 +50,6 @@ class GroupsConv2dF32(Form["Conv2d"]):
         return Cost(flash, 0, int(1.3 * layer.macs(site.input_shape)))
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
-        from harness.ops.conv2d import conv_shape
-
         return Lowering(
             form=self.name,
             header="nn_conv2d_f32_groups.h",

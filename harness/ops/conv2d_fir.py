@@ -9,6 +9,7 @@ import numpy as np
 from harness.ops import tile
 from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site, Storage
 from harness.ops.packed import WEIGHT_BITS, words
+from harness.ops.shapes import conv_shape
 
 if TYPE_CHECKING:
     from harness.ops.base import Array
@@ -68,8 +69,6 @@ class FirConv2d(Form["Conv2d"]):
         return frozenset({site.output})
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
-        from harness.ops.conv2d import conv_shape
-
         one_pass, definition = self._pass(layer, site)
         matrix = layer.weight.reshape(len(layer.weight), -1)
         # Biases as they are: what the tile's bytes would add to them, these factors do not.

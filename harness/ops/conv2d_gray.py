@@ -14,9 +14,10 @@ from harness.ops.lowering import (
     Lowering,
     Reference,
     Site,
-    requantization_constants,
+    finish_constants,
     requantization_fields,
 )
+from harness.ops.shapes import conv_shape
 
 if TYPE_CHECKING:
     from harness.ops.base import Array
@@ -65,8 +66,6 @@ class GrayConv2d(Form["Conv2d"]):
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
-        from harness.ops.conv2d import conv_shape
-
         packed = pack_pairs(stacked(layer.weight))
         return Lowering(
             form=self.name,
@@ -83,8 +82,7 @@ class GrayConv2d(Form["Conv2d"]):
             },
             constants=(
                 Constant("weights", "uint32_t", packed.ravel()),
-                Constant("bias", "int32_t", layer.bias.astype(np.int32)),
-                *requantization_constants(layer.requantize),
+                *finish_constants(layer),
             ),
             scratch_bytes=self._scratch(layer, site, packed.shape[1]),
         )

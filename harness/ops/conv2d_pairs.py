@@ -14,10 +14,11 @@ from harness.ops.lowering import (
     Reference,
     Site,
     Storage,
-    requantization_constants,
+    finish_constants,
     requantization_fields,
 )
 from harness.ops.max_pool2d import Window
+from harness.ops.shapes import conv_shape
 
 if TYPE_CHECKING:
     from harness.ops.base import Array, Shape
@@ -96,8 +97,6 @@ class PairsConv2d(Form["Conv2d"]):
         return Storage.U8_IN_16 if layer.padding == (0, 0) and layer.weight.shape[3] % 2 == 0 else site.input
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
-        from harness.ops.conv2d import conv_shape
-
         packed = pack_pairs(layer.weight)
         return Lowering(
             form=self.name,
@@ -115,8 +114,7 @@ class PairsConv2d(Form["Conv2d"]):
             },
             constants=(
                 Constant("weights", "uint32_t", packed.ravel()),
-                Constant("bias", "int32_t", layer.bias.astype(np.int32)),
-                *requantization_constants(layer.requantize),
+                *finish_constants(layer),
             ),
             scratch_bytes=self._scratch(layer, site, packed.shape[1]),
         )

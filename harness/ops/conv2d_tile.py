@@ -20,6 +20,7 @@ from harness.ops.lowering import (
     requantization_constants,
 )
 from harness.ops.packed import STORAGES, WEIGHT_BITS
+from harness.ops.shapes import conv_shape
 
 if TYPE_CHECKING:
     from harness.ops.base import Array
@@ -110,8 +111,6 @@ class TileConv2d(Form["Conv2d"]):
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
-        from harness.ops.conv2d import conv_shape
-
         view, direct = self._view(layer, site), self._direct(layer, site)
         matrix = self._matrix(layer)
         runs, turn = (layer.weight.shape[1] if view.name == "ROWS" else 0), tile.unroll(view.run, site.target)

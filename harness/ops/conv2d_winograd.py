@@ -19,6 +19,7 @@ from harness.ops.lowering import (
     requantization_constants,
     requantization_fields,
 )
+from harness.ops.shapes import conv_shape
 
 if TYPE_CHECKING:
     from harness.ops.base import Array
@@ -83,8 +84,6 @@ class WinogradConv2d(Form["Conv2d"]):
         return site.input
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
-        from harness.ops.conv2d import conv_shape
-
         one_pass, definition = self._pass(layer)
         return Lowering(
             form=self.name,

@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.ops import packed
 from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site, Storage
+from harness.ops.shapes import conv_shape
 
 if TYPE_CHECKING:
     from harness.ops.depthwise_conv2d import DepthwiseConv2d
@@ -74,8 +75,6 @@ class PlanesDepthwise(Form["DepthwiseConv2d"]):
         return frozenset({site.output})
 
     def lower(self, layer: DepthwiseConv2d, site: Site) -> Lowering:
-        from harness.ops.depthwise_conv2d import by_tap, depthwise_shape
-
         assert layer.requantize is not None
         one_pass, definition = self._pass(layer, site)
         constants = np.stack([layer.bias.astype(np.int32), layer.requantize.multiplier.astype(np.int32)], axis=1)
@@ -85,7 +84,7 @@ class PlanesDepthwise(Form["DepthwiseConv2d"]):
             kernel="nn_depthwise_planes",
             record="nn_depthwise_planes_layer",
             fields={
-                "shape": depthwise_shape(layer, site),
+                "shape": conv_shape(layer, site),
                 "input_zero_point": layer.input_zero_point,
                 "weights": Reference("weights"),
                 "weight_bits": layer.weight_bits,
@@ -94,7 +93,7 @@ class PlanesDepthwise(Form["DepthwiseConv2d"]):
                 "pass": one_pass,
             },
             constants=(
-                packed.weights_constant(by_tap(layer), layer.weight_bits),
+                packed.weights_constant(layer.taps, layer.weight_bits),
                 Constant("constants", "int32_t", constants.ravel()),
             ),
             scratch_bytes=self._scratch(layer, site),

@@ -10,6 +10,7 @@ import numpy as np
 
 from harness.ops import packed
 from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site, Storage
+from harness.ops.shapes import conv_shape
 
 if TYPE_CHECKING:
     from harness.ops.base import Array
@@ -138,8 +139,6 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
         return frozenset({site.output})
 
     def lower(self, layer: DepthwiseConv2d, site: Site) -> Lowering:
-        from harness.ops.depthwise_conv2d import depthwise_shape
-
         plan = self._plan(layer, site)
         kind = plan.kind
         return Lowering(
@@ -148,7 +147,7 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
             kernel="nn_depthwise_strided",
             record="nn_depthwise_strided_layer",
             fields={
-                "shape": depthwise_shape(layer, site),
+                "shape": conv_shape(layer, site),
                 "input_zero_point": layer.input_zero_point,
                 "weights": Reference("weights"),
                 "weight_bits": kind.weight_bits,

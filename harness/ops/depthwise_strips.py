@@ -106,8 +106,6 @@ class StripsDepthwise(Form["DepthwiseConv2d"]):
         return frozenset({site.output})
 
     def lower(self, layer: DepthwiseConv2d, site: Site) -> Lowering:
-        from harness.ops.depthwise_conv2d import by_tap
-
         assert layer.requantize is not None
         plan = _planned(layer, site)
         name = _name(layer, site, plan)
@@ -122,7 +120,7 @@ class StripsDepthwise(Form["DepthwiseConv2d"]):
             record="nn_depthwise_strips_layer",
             fields={"weights": Reference("weights"), "constants": Reference("constants"), "run": name},
             constants=(
-                Constant("weights", "uint32_t", pack(by_tap(layer), layer.weight_bits)),
+                Constant("weights", "uint32_t", pack(layer.taps, layer.weight_bits)),
                 Constant("constants", "int32_t", constants.ravel()),
             ),
             scratch_bytes=plan.scratch,

@@ -8,23 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.errors import InputError
-from harness.ops.base import Array, Requantization, Shape, Weighted, exact_float, finished, relu_label
+from harness.ops.base import Array, Requantization, Shape, Weighted, exact_float
 from harness.ops.linear_f32_rows import RowsLinearF32
 from harness.ops.linear_fields import FieldsLinear
 from harness.ops.linear_packed import PackedLinear
 from harness.ops.linear_quads import QuadsLinear
-from harness.ops.lowering import (
-    Cost,
-    Form,
-    Lowering,
-    Reference,
-    Site,
-    Value,
-    clip_field,
-    float_constants,
-    plain_constants,
-    requantization_fields,
-)
+from harness.ops.lowering import Form, Site, Value
+from harness.ops.plain import PlainForm
+from harness.ops.shapes import linear_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +43,6 @@ class Linear(Weighted):
             return QuadsLinear(), FieldsLinear(), PlainLinear(), PackedLinear()
         return RowsLinearF32(), PlainLinearF32()
 
-    @property
-    def label(self) -> str:
-        return self.kind + relu_label(self.relu, self.clip)
-
     def output_shape(self, *inputs: Shape) -> Shape:
         features = int(np.prod(inputs[0]))
         if features != self.weight.shape[1]:
@@ -66,78 +53,29 @@ class Linear(Weighted):
         return int(self.weight.size)
 
     def accumulate(self, x: Array) -> Array:
-        """The product before clamping, as float64: exact for integers, whose sums stay below 2**53."""
         kind = exact_float(self.weight)
         products: Array = x.reshape(len(x), -1).astype(kind) @ self.weight.T.astype(kind)
         return products + self.bias.astype(np.float64)
 
-    def reference(self, *inputs: Array) -> Array:
-        return finished(
-            self.accumulate(inputs[0]), self.requantize, integer=self.integer, relu=self.relu, clip=self.clip
-        )
+
+class PlainLinear(PlainForm[Linear]):
+    """Integers of 8 bits."""
+
+    header = "nn_linear.h"
+    kernel = "nn_linear"
+    instructions = 5
+
+    def geometry(self, layer: Linear, site: Site) -> dict[str, Value]:
+        return {"shape": linear_shape(layer, site)}
 
 
-def linear_shape(layer: Linear, site: Site) -> dict[str, Value]:
-    """The initialiser of an nn_linear_shape."""
-    return {
-        "inputs": layer.weight.shape[1],
-        "outputs": layer.weight.shape[0],
-        "relu": layer.relu,
-        "input": site.input.value,
-        "output": site.output.value,
-    }
+class PlainLinearF32(PlainForm[Linear]):
+    """Floats."""
 
-
-class PlainLinear(Form[Linear]):
-    """Weights as they are, one multiplication at a time: for cores without SIMD."""
-
-    name = "plain"
-
-    def applicable(self, layer: Linear, site: Site) -> bool:
-        return True
-
-    def cost(self, layer: Linear, site: Site) -> Cost:
-        return Cost(layer.weight.size + 4 * len(layer.bias), 0, 5 * layer.weight.size)
-
-    def lower(self, layer: Linear, site: Site) -> Lowering:
-        return Lowering(
-            form=self.name,
-            header="nn_linear.h",
-            kernel="nn_linear",
-            record="nn_linear_layer",
-            fields={
-                "shape": linear_shape(layer, site),
-                "weights": Reference("weights"),
-                "bias": Reference("bias"),
-                "requantize": requantization_fields(layer.requantize),
-            },
-            constants=plain_constants(layer.weight, layer.bias, layer.requantize),
-        )
-
-
-class PlainLinearF32(Form[Linear]):
-    """Floats, one multiplication at a time."""
-
-    name = "plain"
+    header = "nn_linear.h"
+    kernel = "nn_linear_f32"
+    instructions = 4
     clips = True
 
-    def applicable(self, layer: Linear, site: Site) -> bool:
-        return True
-
-    def cost(self, layer: Linear, site: Site) -> Cost:
-        return Cost(4 * (layer.weight.size + len(layer.bias)), 0, 4 * layer.weight.size)
-
-    def lower(self, layer: Linear, site: Site) -> Lowering:
-        return Lowering(
-            form=self.name,
-            header="nn_linear.h",
-            kernel="nn_linear_f32",
-            record="nn_linear_f32_layer",
-            fields={
-                "shape": linear_shape(layer, site),
-                "weights": Reference("weights"),
-                "bias": Reference("bias"),
-                **clip_field(layer.clip),
-            },
-            constants=float_constants(layer.weight, layer.bias),
-        )
+    def geometry(self, layer: Linear, site: Site) -> dict[str, Value]:
+        return {"shape": linear_shape(layer, site)}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site
+from harness.ops.shapes import linear_shape
 
 if TYPE_CHECKING:
     from harness.ops.base import Array
@@ -43,8 +44,6 @@ class RowsLinearF32(Form["Linear"]):
         return Cost(pack_rows(layer.weight, layer.bias).nbytes, 0, int(1.4 * layer.weight.size))
 
     def lower(self, layer: Linear, site: Site) -> Lowering:
-        from harness.ops.linear import linear_shape
-
         return Lowering(
             form=self.name,
             header="nn_linear_f32_rows.h",

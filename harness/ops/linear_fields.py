@@ -19,6 +19,7 @@ from harness.ops.lowering import (
     requantization_fields,
 )
 from harness.ops.packed import STORAGES, input_rows
+from harness.ops.shapes import linear_shape
 from harness.ops.tile import rounds
 
 if TYPE_CHECKING:
@@ -134,8 +135,6 @@ class FieldsLinear(Form["Linear"]):
         return frozenset({site.output}) if site.output.packed else super().writes(layer, site)
 
     def lower(self, layer: Linear, site: Site) -> Lowering:
-        from harness.ops.linear import linear_shape
-
         lanes, bits = self._lanes(layer, site), min(site.input.bits, 8)
         bounded = _bounded(layer.weight, layer.bias, bits)
         if lanes:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from harness.ops.lowering import (
-    Constant,
     Cost,
     Form,
     Lowering,
     Site,
     Storage,
-    requantization_constants,
+    finish_constants,
     requantization_fields,
 )
 from harness.ops.packed import (
@@ -26,6 +23,7 @@ from harness.ops.packed import (
     weights_constant,
     words,
 )
+from harness.ops.shapes import linear_shape
 
 if TYPE_CHECKING:
     from harness.ops.linear import Linear
@@ -54,8 +52,6 @@ class PackedLinear(Form["Linear"]):
         return frozenset({site.output})
 
     def lower(self, layer: Linear, site: Site) -> Lowering:
-        from harness.ops.linear import linear_shape
-
         scratch = self._scratch(layer, site)
         return Lowering(
             form=self.name,
@@ -70,8 +66,7 @@ class PackedLinear(Form["Linear"]):
             },
             constants=(
                 weights_constant(layer.weight, layer.weight_bits),
-                Constant("bias", "int32_t", layer.bias.astype(np.int32)),
-                *requantization_constants(layer.requantize),
+                *finish_constants(layer),
             ),
             # The kernel takes a scratch in any case.
             scratch_bytes=max(scratch, 4),

@@ -19,6 +19,7 @@ from harness.ops.lowering import (
     requantization_fields,
 )
 from harness.ops.packed import STORAGES, input_rows
+from harness.ops.shapes import linear_shape
 from harness.ops.tile import rounds
 
 if TYPE_CHECKING:
@@ -99,8 +100,6 @@ class QuadsLinear(Form["Linear"]):
         return frozenset({site.output}) if site.output.packed else super().writes(layer, site)
 
     def lower(self, layer: Linear, site: Site) -> Lowering:
-        from harness.ops.linear import linear_shape
-
         direct = self._direct(layer, site)
         bits = min(site.input.bits, 8)
         bounded = reach(layer.weight[1::2], layer.bias[1::2], bits) < _REACH

@@ -18,7 +18,7 @@ from harness.boards import DSP_CORES
 from harness.ops.packing import row_bytes
 
 if TYPE_CHECKING:
-    from harness.ops.base import Array, Operator, Requantization, Shape
+    from harness.ops.base import Array, Operator, Requantization, Shape, Weighted
 
 
 class Storage(Enum):
@@ -321,21 +321,9 @@ def requantization_fields(r: Requantization | None) -> dict[str, Value]:
     return fields | {"zero_point": int(r.zero_point), "bits": int(r.bits)}
 
 
-def plain_constants(weight: Array, bias: Array, r: Requantization | None) -> tuple[Constant, ...]:
-    """The arrays of an integer layer whose weights are stored one byte each, as they are."""
-    return (
-        Constant("weights", "int8_t", weight.astype(np.int8).ravel()),
-        Constant("bias", "int32_t", bias.astype(np.int32)),
-        *requantization_constants(r),
-    )
-
-
-def float_constants(weight: Array, bias: Array) -> tuple[Constant, ...]:
-    """The arrays of a float layer whose weights are stored as they are."""
-    return (
-        Constant("weights", "float", weight.astype(np.float32).ravel()),
-        Constant("bias", "float", bias.astype(np.float32)),
-    )
+def finish_constants(layer: Weighted) -> tuple[Constant, ...]:
+    """The arrays of an integer layer beside its weights: biases as they are, and what `requantization_fields` needs."""
+    return Constant("bias", "int32_t", layer.bias.astype(np.int32)), *requantization_constants(layer.requantize)
 
 
 def requantization_constants(r: Requantization | None) -> tuple[Constant, ...]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from harness.errors import InputError
 from harness.ops.base import Array, Operator, Shape
-from harness.ops.lowering import Cost, Form, Lowering, Site, Storage, Value
+from harness.ops.lowering import Cost, Form, Lowering, Site, Storage
 from harness.ops.pool2d_fours import FoursMaxPool2d
+from harness.ops.shapes import pool_shape
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,14 @@ class Window:
             (height + 2 * self.padding[0] - self.kernel[0]) // self.stride[0] + 1,
             (width + 2 * self.padding[1] - self.kernel[1]) // self.stride[1] + 1,
         )
+
+    def output_shape(self, layer: str, shape: Shape) -> Shape:
+        """(H, W, C) -> (H', W', C) of a layer that pools; InputError that names it when not one window fits."""
+        height, width, channels = shape
+        rows, columns = self.pooled(height, width)
+        if rows < 1 or columns < 1:
+            raise InputError(f"layer {layer}: a {self.kernel} window does not fit into {height}x{width}")
+        return rows, columns, channels
 
     def slide(self, x: Array) -> Array:
         """(N, H, W, C) -> a view (N, H', W', C, kh, kw) of the windows."""
@@ -63,33 +72,13 @@ class MaxPool2d(Operator):
         return FoursMaxPool2d(), PlainMaxPool2d(), PackedMaxPool2d()
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        height, width, channels = inputs[0]
-        rows, columns = self.window.pooled(height, width)
-        if rows < 1 or columns < 1:
-            raise InputError(f"layer {self.name}: a {self.window.kernel} window does not fit into {height}x{width}")
-        return rows, columns, channels
+        return self.window.output_shape(self.name, inputs[0])
 
     def macs(self, *inputs: Shape) -> int:
         return 0
 
     def reference(self, *inputs: Array) -> Array:
         return self.window.maximum(inputs[0])
-
-
-def pool_fields(window: Window, site: Site) -> dict[str, Value]:
-    """The initialiser of an nn_pool2d_shape."""
-    height, width, channels = site.input_shape
-    return {
-        "height": height,
-        "width": width,
-        "channels": channels,
-        "rows": site.output_shape[0],
-        "columns": site.output_shape[1],
-        "kernel": window.kernel,
-        "stride": window.stride,
-        "input": site.input.value,
-        "output": site.output.value,
-    }
 
 
 def pool_instructions(window: Window, site: Site) -> int:
@@ -116,7 +105,7 @@ class PlainMaxPool2d(Form[MaxPool2d]):
             header="nn_pool2d.h",
             kernel=kernel,
             record="nn_max_pool2d_layer",
-            fields={"shape": pool_fields(layer.window, site)},
+            fields={"shape": pool_shape(layer.window, site)},
         )
 
 
@@ -142,5 +131,5 @@ class PackedMaxPool2d(Form[MaxPool2d]):
             header="nn_pool2d_packed.h",
             kernel=kernel,
             record="nn_max_pool2d_packed_layer",
-            fields={"shape": pool_fields(layer.window, site), "padding": layer.window.padding},
+            fields={"shape": pool_shape(layer.window, site), "padding": layer.window.padding},
         )

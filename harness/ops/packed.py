@@ -14,8 +14,7 @@ from harness.ops.packing import pack_rows
 
 if TYPE_CHECKING:
     from harness.ops.base import Array
-    from harness.ops.conv2d import Conv2d
-    from harness.ops.depthwise_conv2d import DepthwiseConv2d
+    from harness.ops.convolution import Convolution
 
 # What these forms read and write.
 STORAGES = frozenset({Storage.U8, Storage.U4, Storage.U2, Storage.I32})
@@ -39,7 +38,7 @@ def words(bytes_: int) -> int:
     return -(-bytes_ // 4) * 4
 
 
-def border(layer: Conv2d | DepthwiseConv2d) -> dict[str, Value]:
+def border(layer: Convolution) -> dict[str, Value]:
     """The initialiser of an nn_packed_border."""
     return {"right": layer.edges[1][1], "zero_point": layer.input_zero_point}
 
@@ -55,9 +54,7 @@ class Window:
     kernel: its rows. pool: rows and vertical stride of the pool that follows.
     """
 
-    def __init__(
-        self, layer: Conv2d | DepthwiseConv2d, site: Site, kernel: int, pool: tuple[int, int] = (1, 1)
-    ) -> None:
+    def __init__(self, layer: Convolution, site: Site, kernel: int, pool: tuple[int, int] = (1, 1)) -> None:
         (self._top, _), (left, right) = layer.edges
         self._input_rows, width, channels = site.input_shape
         self._site = site

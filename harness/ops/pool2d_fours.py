@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.ops.lowering import Cost, Form, Lowering, Site, Storage, requantization_fields
+from harness.ops.shapes import pool_shape
 
 if TYPE_CHECKING:
     from harness.ops.avg_pool2d import AvgPool2d
@@ -55,14 +56,12 @@ class FoursMaxPool2d(Form["MaxPool2d"]):
         return frozenset({site.output})
 
     def lower(self, layer: MaxPool2d, site: Site) -> Lowering:
-        from harness.ops.max_pool2d import pool_fields
-
         return Lowering(
             form=self.name,
             header="nn_pool2d_fours.h",
             kernel="nn_max_pool2d_fours",
             record="nn_max_pool2d_packed_layer",
-            fields={"shape": pool_fields(layer.window, site), "padding": layer.window.padding},
+            fields={"shape": pool_shape(layer.window, site), "padding": layer.window.padding},
             overlap=None if layer.window.padding != (0, 0) else _overlap(site),
         )
 
@@ -94,15 +93,13 @@ class FoursAvgPool2d(Form["AvgPool2d"]):
         return frozenset({site.output})
 
     def lower(self, layer: AvgPool2d, site: Site) -> Lowering:
-        from harness.ops.max_pool2d import pool_fields
-
         return Lowering(
             form=self.name,
             header="nn_pool2d_fours.h",
             kernel="nn_avg_pool2d_fours",
             record="nn_avg_pool2d_layer",
             fields={
-                "shape": pool_fields(layer.window, site),
+                "shape": pool_shape(layer.window, site),
                 "input_zero_point": layer.input_zero_point,
                 "requantize": requantization_fields(layer.requantize),
             },

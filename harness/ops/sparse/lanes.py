@@ -9,9 +9,10 @@ import numpy as np
 
 from harness.codegen.text import initialiser
 from harness.ops.base import Array, Operator
-from harness.ops.conv2d import Conv2d, conv_shape
+from harness.ops.conv2d import Conv2d
 from harness.ops.lowering import Constant, Form, Interleaving, Layout, Lowering, Reference, Site, Storage, Value
 from harness.ops.max_pool2d import Window
+from harness.ops.shapes import conv_shape
 from harness.ops.sparse.common import (
     ACTIVATION_LIMIT,
     SparseForm,

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from harness.ops.base import Array
-from harness.ops.conv2d import Conv2d, conv_shape
-from harness.ops.linear import Linear, linear_shape
+from harness.ops.conv2d import Conv2d
+from harness.ops.linear import Linear
 from harness.ops.lowering import (
     Constant,
     Cost,
@@ -22,6 +22,7 @@ from harness.ops.lowering import (
     requantization_constants,
     requantization_fields,
 )
+from harness.ops.shapes import conv_shape, linear_shape
 from harness.ops.sparse.common import (
     DISTANCE_LIMIT,
     SparseForm,
