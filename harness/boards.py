@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from harness import json_file
 from harness.assets import boards_dir
 from harness.errors import InputError, unknown_name
 
@@ -327,7 +327,7 @@ class Build(_Record):
 
     cpu: Core
     mcu: str
-    f_cpu: Annotated[str, Field(pattern=r"^[1-9][0-9]*L?$")]
+    f_cpu: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}L?$")]
     fpu: Fpu | None = None
     float_abi: Literal["soft", "hard"] = "soft"
 
@@ -419,10 +419,10 @@ def read_manifest(path: Path) -> Board:
     if not _NAME.fullmatch(path.stem):
         raise InputError(f"{where}: its name is the board's: letters, digits, - and _ only, and not more than 64")
     try:
-        text = path.read_bytes()
-        manifest = Manifest.model_validate(json.loads(text))
-    except OSError as error:
-        raise InputError(f"board manifest {path} cannot be read: {error.strerror}") from error
+        text = json_file.read_bounded(path, follow_links=True)
+        manifest = Manifest.model_validate(json_file.parse_json(text))
+    except json_file.Unusable as error:
+        raise InputError(f"board manifest {path} cannot be read: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -430,8 +430,6 @@ def read_manifest(path: Path) -> Board:
             raise InputError(f"{where} lacks the key '{key}'", hint=_SCHEMA_HINT) from error
         reason = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{where}: {key or 'manifest'}: {reason}", hint=_SCHEMA_HINT) from error
-    except ValueError as error:
-        raise InputError(f"{where} is not valid JSON: {error}") from error
     build = manifest.build
     return Board(
         id=path.stem,

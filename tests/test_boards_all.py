@@ -214,9 +214,9 @@ def test_flash_is_erased_in_sectors_of_its_own(
     ("name", "text", "says"),
     [
         ("my board.json", "{}", "letters, digits, - and _ only"),
-        ("mine.json", "{", "board manifest mine.json is not valid JSON: Expecting property name"),
+        ("mine.json", "{", "mine.json cannot be read: it is not JSON (Expecting property name"),
         ("mine.json", "[]", "mine.json: manifest: Input should be a valid dictionary"),
-        ("gone/mine.json", None, "cannot be read: No such file or directory"),
+        ("gone/mine.json", None, "cannot be read: no such file or directory"),
     ],
 )
 def test_what_is_no_manifest_is_refused(name: str, text: str | None, says: str, tmp_path: Path) -> None:

@@ -150,6 +150,16 @@ def test_flipped_byte_is_noticed(tmp_path: Path) -> None:
         npz.read(path)
 
 
+@pytest.mark.parametrize(("offset", "value"), [(6, 255), (8, 1), (10, 99)], ids=["version", "encrypted", "packing"])
+def test_an_archive_that_python_cannot_open_is_refused(tmp_path: Path, offset: int, value: int) -> None:
+    path = write(tmp_path, x=X, y=Y)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + offset] = value
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read"):
+        npz.read(path)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         data.load(str(tmp_path / "none.npz"))

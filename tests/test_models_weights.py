@@ -282,6 +282,7 @@ def torch_file(value: Any, *, keep: int | None = None) -> bytes:
         ("w.pt", b"\xff" * 100, "damaged"),
         ("w.pt", torch_file({"a": torch.ones(500)}, keep=1500), "damaged"),
         ("w.pt", torch_file({"a": torch.ones(500)}, keep=-10), "damaged"),
+        ("w.pt", torch_file({"a": torch.ones(5)}).replace(b"\x80\x02}", b"\x80\x02a"), "damaged"),  # to no list
         ("w.pt", torch_file(torch.nn.Linear(2, 2)), "more than tensors"),
         ("w.pt", torch_file(torch.ones(3)), "no state dict"),
         ("w.pt", torch_file({"epoch": 3}), "no state dict"),

@@ -87,7 +87,8 @@ def _read_arrays(path: Path) -> dict[str, Array]:
                 if key not in _KEYS:
                     raise unknown_name(f"array in {path}:", key, _KEYS)
             return {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    # RuntimeError: encrypted, or packed in a way that zipfile does not know. MemoryError: a header may claim any shape.
+    except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"data file {path} cannot be read: {error}",
             hint="write it with numpy.savez(path, x=x, y=y), from arrays of numbers",

@@ -192,7 +192,7 @@ def load(path: Path) -> tuple[Graph, dict[str, str]]:
         return _restore(structure, arrays), metadata
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}") from error
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is not a network that this harness wrote: {error}") from error
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from harness import json_file
 from harness.boards import Board
 from harness.emulators.simulator.cycles.model import CycleModel
 from harness.emulators.simulator.cycles.parameters import ParameterSet
@@ -26,12 +27,12 @@ _INFERENCE_SECONDS = 300.0
 def read(path: Path, board: Board) -> list[Result]:
     """The records in `path`: one, or a list of them. InputError unless all are of silicon, and of this board."""
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = json_file.load(path)
         records = [
             Result.model_validate_json(json.dumps(one)) for one in (plain if isinstance(plain, list) else [plain])
         ]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except json_file.Unusable as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
     except ValueError as error:
         raise InputError(
             f"{path} holds no records of harness run: {str(error).splitlines()[0]}",

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness import json_file
 from harness.errors import InputError
 from harness.files import write_whole
+from harness.json_file import Unusable
 from harness.results.comparability import build_options
-from harness.results.json_file import Unusable, parse_json, read_bounded
 from harness.results.record import Layer, Result
 
 SCHEMA = 1
@@ -179,7 +180,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Scalar]:
 def read_baseline(path: Path) -> Baseline:
     """The baseline in `path`. InputError says what is wrong with the file when it cannot be used."""
     try:
-        return _baseline(parse_json(read_bounded(path, follow_links=True)))
+        return _baseline(json_file.load(path))
     except Unusable as error:
         raise InputError(
             f"baseline {path} cannot be used: {error}",

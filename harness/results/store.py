@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from harness.errors import InputError
 from harness.files import write_whole
-from harness.results.json_file import Unusable, parse_json, read_bounded
+from harness.json_file import Unusable, parse_json, read_bounded
 from harness.results.record import SCHEMA, Result, content_id
 
 if TYPE_CHECKING:

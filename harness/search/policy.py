@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import json_file
 from harness.errors import InputError, unknown_name
 from harness.files import write_whole
 
@@ -64,11 +65,9 @@ def read(path: Path) -> Policy:
     Widths are checked here; the tensors' names are by `Policy.check`, which needs the network.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"policy {path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"policy {path} is not JSON: {error}") from error
+        raw = json_file.load(path)
+    except json_file.Unusable as error:
+        raise InputError(f"policy {path} cannot be read: {error}") from error
     if not isinstance(raw, dict):
         raise InputError(f"policy {path} is not a JSON object")
     known = {field.name for field in dataclasses.fields(Policy)}
@@ -83,7 +82,7 @@ def read(path: Path) -> Policy:
         _check_widths(path, name, raw[name])
     for name, kinds in (("bytes", int), ("peak_ram", int), ("score", (int, float)), ("method", str), ("seed", int)):
         value = raw.get(name)
-        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) or value != value):
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
             raise InputError(f"policy {path}: {name} is {value!r}")
     return Policy(**raw)
 

@@ -12,8 +12,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.files import write_whole
+from harness.json_file import Unusable, read_bounded
 from harness.results import store
-from harness.results.json_file import Unusable, read_bounded
 
 FOLDER = "sweeps"
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness import json_file
 from harness.emulators.simulator.cycles.tables import CoreTable
 from harness.errors import InputError
 
@@ -68,8 +69,7 @@ def shipped(table: CoreTable) -> ParameterSet:
 def load(path: Path) -> ParameterSet:
     """The parameter set in a file that `harness calibrate` wrote. InputError when it is none."""
     try:
-        text = path.read_text(encoding="utf-8")
-        plain = json.loads(text)
+        plain = json_file.load(path)
         if plain["schema"] != _SCHEMA:
             raise InputError(f"{path} is of schema {plain['schema']}, not {_SCHEMA}")
         bands = [None if plain[name] is None else float(plain[name]) for name in ("error_band", "float_error_band")]
@@ -81,9 +81,9 @@ def load(path: Path) -> ParameterSet:
             provenance=dict(plain["provenance"]),
             float_error_band=bands[1],
         )
-    except OSError as error:
-        raise InputError(f"cycle parameters {path} cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except json_file.Unusable as error:
+        raise InputError(f"cycle parameters {path} cannot be read: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{path} holds no cycle parameters: {error}", hint="harness calibrate writes them") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -14,6 +15,11 @@ MAX_FILE_BYTES = 4_000_000
 
 class Unusable(ValueError):
     """The file cannot be used; str() says why, without its name."""
+
+
+def load(path: Path) -> Any:
+    """The JSON value in a file that a user names. Unusable when there is none."""
+    return parse_json(read_bounded(path, follow_links=True))
 
 
 def read_bounded(path: Path, *, follow_links: bool) -> bytes:
@@ -38,9 +44,9 @@ def read_bounded(path: Path, *, follow_links: bool) -> bytes:
 
 
 def parse_json(content: bytes) -> Any:
-    """The JSON value in `content`. Unusable when it is not UTF-8 or not JSON; Python's NaN and Infinity are refused."""
+    """The JSON value in `content`. Unusable when it is not UTF-8, not JSON, or holds a number that is not finite."""
     try:
-        return json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+        return json.loads(content.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise Unusable("it is not UTF-8 text") from error
     except json.JSONDecodeError as error:
@@ -53,3 +59,8 @@ def parse_json(content: bytes) -> Any:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a figure")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse_constant(digits[:20])
