@@ -5,10 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
-import numpy as np
-
 from harness.ops.base import Array
-from harness.ops.lowering import Reference, Value
+from harness.ops.lowering import Reference, Value, float_literal
 
 _WIDTH = 120
 
@@ -17,7 +15,7 @@ def array_text(values: Array, ctype: str) -> str:
     """The inside of an array's braces: exact for every type (floats with nine digits, words in hexadecimal)."""
     flat = values.ravel()
     if ctype == "float":
-        items = [_float(value) for value in flat.tolist()]
+        items = [float_literal(value) for value in flat.tolist()]
     elif ctype == "uint32_t":
         items = [f"0x{value:08x}" for value in flat.tolist()]
     else:
@@ -53,8 +51,3 @@ def _value(value: bool | int | str | Reference | tuple[int, ...], symbol: str) -
 def _integer(value: int) -> str:
     # -2147483648 is not a literal of C: it is the negation of a number that does not fit.
     return "INT32_MIN" if value == -(2**31) else str(value)
-
-
-def _float(value: float) -> str:
-    text = f"{np.float32(value):.9g}"
-    return text + ("f" if "." in text or "e" in text else ".0f")

@@ -94,9 +94,6 @@ class PlainAdd(Form[Add]):
     def cost(self, layer: Add, site: Site) -> Cost:
         return Cost(0, 0, 25 * int(np.prod(site.output_shape)), code=200, overlap=trailing(site))
 
-    def writes(self, layer: Add, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
-
     def lower(self, layer: Add, site: Site) -> Lowering:
         assert layer.requantize is not None and site.second_input is not None
         rows, elements = image_rows(site.output_shape)

@@ -36,9 +36,6 @@ class PairsAdd(Form["Add"]):
         fours = int(np.prod(site.output_shape)) // 4
         return Cost(0, 0, (22 + packed) * fours + 40, code=150, overlap=trailing(site))
 
-    def writes(self, layer: Add, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
-
     def lower(self, layer: Add, site: Site) -> Lowering:
         assert layer.requantize is not None and site.second_input is not None
         first, second = layer.requantize.multiplier.tolist()

@@ -73,6 +73,7 @@ class PlainAvgPool2d(Form[AvgPool2d]):
     """One loop for every shape."""
 
     name = "plain"
+    widens = True
 
     def applicable(self, layer: AvgPool2d, site: Site) -> bool:
         return True
@@ -111,9 +112,6 @@ class PackedAvgPool2d(Form[AvgPool2d]):
 
     def cost(self, layer: AvgPool2d, site: Site) -> Cost:
         return Cost(0, 0, 2 * pool_instructions(layer.window, site), code=150)
-
-    def writes(self, layer: AvgPool2d, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
 
     def lower(self, layer: AvgPool2d, site: Site) -> Lowering:
         return Lowering(

@@ -123,6 +123,7 @@ class PlainConv2d(PlainForm[Conv2d]):
     header = "nn_conv2d.h"
     kernel = "nn_conv2d"
     instructions = 6
+    widens = True
 
     def geometry(self, layer: Conv2d, site: Site) -> dict[str, Value]:
         return {"shape": conv_shape(layer, site), "input_zero_point": layer.input_zero_point}

@@ -65,9 +65,6 @@ class FirConv2d(Form["Conv2d"]):
             shared={self._pass(layer, site)[0]: 260 + (52 if self.dual else 44) * sum(lengths)},
         )
 
-    def writes(self, layer: Conv2d, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
-
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
         one_pass, definition = self._pass(layer, site)
         matrix = layer.weight.reshape(len(layer.weight), -1)

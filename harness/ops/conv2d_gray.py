@@ -44,6 +44,7 @@ class GrayConv2d(Form["Conv2d"]):
     """Two rows and two columns of outputs at a time, pixels paired one below the other."""
 
     name = "gray"
+    widens = True
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         if not site.target.dsp or layer.weight.shape[3] != 1 or layer.stride != (1, 1):

@@ -78,9 +78,6 @@ class NarrowConv2d(Form["Conv2d"]):
     def reads(self, layer: Conv2d, site: Site) -> Storage:
         return site.input
 
-    def writes(self, layer: Conv2d, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
-
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
         assert layer.requantize is not None
         plan, matrix = self._plan(layer, site), self._matrix(layer)

@@ -68,6 +68,7 @@ class PairsConv2d(Form["Conv2d"]):
     """Two filters at two positions at a time, weights as int8 in flash, unpacked into a tile of one pair of filters."""
 
     name = "pairs"
+    widens = True
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         if not site.target.dsp or self._pitch(layer, site) > _LARGEST_SKIP:

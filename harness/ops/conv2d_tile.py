@@ -55,6 +55,7 @@ class TileConv2d(Form["Conv2d"]):
     storages = STORAGES
     weight_bits = WEIGHT_BITS
     asymmetric = True
+    widens = True
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         pooled = layer.pool is not None and (layer.pool.kernel, layer.pool.stride) != ((1, 1), (1, 1))
@@ -215,6 +216,7 @@ class PooledTileConv2d(TileConv2d):
     """The same with a max-pool behind it, for narrow weights or activations: nn_conv2d_tile_pool.h."""
 
     name = "tile-pool"
+    widens = False
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         pool, requantize = layer.pool, layer.requantize
@@ -228,9 +230,6 @@ class PooledTileConv2d(TileConv2d):
             return False
         conv, where = self._unpooled(layer, site)
         return self._computes(conv, where) and self._view(conv, where).name != "FLAT"
-
-    def writes(self, layer: Conv2d, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
         assert layer.pool is not None

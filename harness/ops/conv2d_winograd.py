@@ -51,6 +51,7 @@ class WinogradConv2d(Form["Conv2d"]):
     storages = frozenset({Storage.U8, Storage.U8_IN_16, Storage.U4, Storage.U2, Storage.I32})
     weight_bits = frozenset({8, 4, 2})
     asymmetric = True
+    widens = True
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         filters, rows, columns, channels = layer.weight.shape

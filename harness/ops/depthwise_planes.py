@@ -71,9 +71,6 @@ class PlanesDepthwise(Form["DepthwiseConv2d"]):
             shared={self._pass(layer, site)[0]: 330},
         )
 
-    def writes(self, layer: DepthwiseConv2d, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
-
     def lower(self, layer: DepthwiseConv2d, site: Site) -> Lowering:
         assert layer.requantize is not None
         one_pass, definition = self._pass(layer, site)

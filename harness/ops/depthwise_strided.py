@@ -135,9 +135,6 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
             shared={kind.name: _code(kind)},
         )
 
-    def writes(self, layer: DepthwiseConv2d, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
-
     def lower(self, layer: DepthwiseConv2d, site: Site) -> Lowering:
         plan = self._plan(layer, site)
         kind = plan.kind

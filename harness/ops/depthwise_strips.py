@@ -102,9 +102,6 @@ class StripsDepthwise(Form["DepthwiseConv2d"]):
             shared={_name(layer, site, plan): code + 4 * (plan.finish + plan.fill) // plan.strips},
         )
 
-    def writes(self, layer: DepthwiseConv2d, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
-
     def lower(self, layer: DepthwiseConv2d, site: Site) -> Lowering:
         assert layer.requantize is not None
         plan = _planned(layer, site)

@@ -64,6 +64,7 @@ class PlainLinear(PlainForm[Linear]):
     header = "nn_linear.h"
     kernel = "nn_linear"
     instructions = 5
+    widens = True
 
     def geometry(self, layer: Linear, site: Site) -> dict[str, Value]:
         return {"shape": linear_shape(layer, site)}

@@ -104,6 +104,7 @@ class FieldsLinear(Form["Linear"]):
     name = "fields"
     storages = STORAGES
     weight_bits = frozenset({4, 2})
+    widens = True
 
     def applicable(self, layer: Linear, site: Site) -> bool:
         if not site.target.dsp or site.input is Storage.I32:
@@ -130,9 +131,6 @@ class FieldsLinear(Form["Linear"]):
             instructions=8 * words + 3 * fours(inputs) * two + groups * finish_instructions(layer) + prepared,
             code=740 if words >= _LONG else 490,
         )
-
-    def writes(self, layer: Linear, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output}) if site.output.packed else super().writes(layer, site)
 
     def lower(self, layer: Linear, site: Site) -> Lowering:
         lanes, bits = self._lanes(layer, site), min(site.input.bits, 8)

@@ -48,9 +48,6 @@ class PackedLinear(Form["Linear"]):
             code=350,
         )
 
-    def writes(self, layer: Linear, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
-
     def lower(self, layer: Linear, site: Site) -> Lowering:
         scratch = self._scratch(layer, site)
         return Lowering(

@@ -74,6 +74,7 @@ class QuadsLinear(Form["Linear"]):
 
     name = "quads"
     storages = STORAGES
+    widens = True
 
     def applicable(self, layer: Linear, site: Site) -> bool:
         return site.target.dsp and site.input is not Storage.I32 and fits(layer.weight)
@@ -95,9 +96,6 @@ class QuadsLinear(Form["Linear"]):
             instructions=words * per_word + groups * finish_instructions(layer) + 20 + prepared,
             code=340,
         )
-
-    def writes(self, layer: Linear, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output}) if site.output.packed else super().writes(layer, site)
 
     def lower(self, layer: Linear, site: Site) -> Lowering:
         direct = self._direct(layer, site)

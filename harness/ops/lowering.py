@@ -233,7 +233,7 @@ class Form(ABC, Generic[O]):
     storages: what it can read and write, of what sites may have; weight_bits: how many bits its stored weights have;
     asymmetric: whether padding may differ between the sides of an image; clips: whether it ends floats at a layer's
     `clip`; dual: whether it is for cores that issue two instructions at once. Where a layer wants what these rule out,
-    the form is not even asked (see `refusal`).
+    the form is not even asked (see `refusal`). widens: whether it can also write uint8 into 16 bits each.
     """
 
     name: ClassVar[str]
@@ -242,6 +242,7 @@ class Form(ABC, Generic[O]):
     asymmetric: ClassVar[bool] = False
     clips: ClassVar[bool] = False
     dual: ClassVar[bool] = False
+    widens: ClassVar[bool] = False
 
     @abstractmethod
     def applicable(self, layer: O, site: Site) -> bool:
@@ -288,7 +289,7 @@ class Form(ABC, Generic[O]):
 
     def writes(self, layer: O, site: Site) -> frozenset[Storage]:
         """How this form can store its output, the default of the output's dtype among them."""
-        wide = {Storage.U8_IN_16} if site.output is Storage.U8 else set()
+        wide = {Storage.U8_IN_16} if self.widens and site.output is Storage.U8 else set()
         return frozenset({site.output} | wide)
 
     def interleaved(

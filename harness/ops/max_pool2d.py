@@ -91,6 +91,7 @@ class PlainMaxPool2d(Form[MaxPool2d]):
     """One loop for every dtype and shape without padding."""
 
     name = "plain"
+    widens = True
 
     def applicable(self, layer: MaxPool2d, site: Site) -> bool:
         return layer.window.padding == (0, 0)
@@ -120,9 +121,6 @@ class PackedMaxPool2d(Form[MaxPool2d]):
 
     def cost(self, layer: MaxPool2d, site: Site) -> Cost:
         return Cost(0, 0, 2 * pool_instructions(layer.window, site), code=150)
-
-    def writes(self, layer: MaxPool2d, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
 
     def lower(self, layer: MaxPool2d, site: Site) -> Lowering:
         kernel = "nn_max_pool2d_padded_f32" if site.input is Storage.F32 else "nn_max_pool2d_packed"

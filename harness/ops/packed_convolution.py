@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 
-from harness.ops.lowering import Cost, Form, Lowering, Site, Storage, finish_constants, requantization_fields
+from harness.ops.lowering import Cost, Form, Lowering, Site, finish_constants, requantization_fields
 from harness.ops.packed import (
     STORAGES,
     WEIGHT_BITS,
@@ -69,9 +69,6 @@ class PackedConvolution(Form[C]):
             code=self.code,
             overlap=self._window(layer, site).overlap(),
         )
-
-    def writes(self, layer: C, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
 
     def lower(self, layer: C, site: Site) -> Lowering:
         return Lowering(

@@ -52,9 +52,6 @@ class FoursMaxPool2d(Form["MaxPool2d"]):
             overlap=None if padded else _overlap(site),
         )
 
-    def writes(self, layer: MaxPool2d, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
-
     def lower(self, layer: MaxPool2d, site: Site) -> Lowering:
         return Lowering(
             form=self.name,
@@ -88,9 +85,6 @@ class FoursAvgPool2d(Form["AvgPool2d"]):
         one += one * (fields - 1) // 10  # not all sums stay in registers
         code = 44 + 40 * fields + 4 * min(line, 100)
         return Cost(0, 0, outputs * (_words(site) * one + 8), code=code, overlap=_overlap(site))
-
-    def writes(self, layer: AvgPool2d, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
 
     def lower(self, layer: AvgPool2d, site: Site) -> Lowering:
         return Lowering(

@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.ops.base import Array
 from harness.ops.linear import Linear
-from harness.ops.lowering import Constant, Cost, Lowering, Reference, Site, Storage
+from harness.ops.lowering import Constant, Cost, Lowering, Reference, Site
 from harness.ops.sparse.common import (
     Finish,
     SparseForm,
@@ -103,9 +103,6 @@ class BytesLinear(SparseForm[Linear]):
                 )
             },
         )
-
-    def writes(self, layer: Linear, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
 
     def _rows(self, layer: Linear) -> list[list[int]]:
         return encode_bytes(filters_of(layer), self._bits)

@@ -10,7 +10,7 @@ import numpy as np
 from harness.codegen.text import initialiser
 from harness.ops.base import Array, Operator
 from harness.ops.conv2d import Conv2d
-from harness.ops.lowering import Constant, Form, Interleaving, Layout, Lowering, Reference, Site, Storage, Value
+from harness.ops.lowering import Constant, Form, Interleaving, Layout, Lowering, Reference, Site, Value
 from harness.ops.max_pool2d import Window
 from harness.ops.shapes import conv_shape
 from harness.ops.sparse.common import (
@@ -128,9 +128,6 @@ class LanesForm(SparseForm[Conv2d]):
 
     def writes_layouts(self, layer: Conv2d, site: Site) -> frozenset[Layout]:
         return frozenset(Layout)
-
-    def writes(self, layer: Conv2d, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
 
     def interleaved(
         self, layer: Conv2d, site: Site, follower_form: Form[Any], follower: Operator, follower_site: Site

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.ops.linear import Linear
-from harness.ops.lowering import Cost, Lowering, Reference, Site, Storage
+from harness.ops.lowering import Cost, Lowering, Reference, Site
 from harness.ops.sparse import rice
 from harness.ops.sparse.common import (
     Finish,
@@ -62,9 +62,6 @@ class RiceLinear(SparseForm[Linear]):
                 )
             },
         )
-
-    def writes(self, layer: Linear, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
 
     def _kernel(self, finish: Finish) -> str:
         return f"sparse_rice_{finish.suffix}"

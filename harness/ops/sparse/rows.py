@@ -17,7 +17,6 @@ from harness.ops.lowering import (
     Lowering,
     Reference,
     Site,
-    Storage,
     Value,
     requantization_constants,
     requantization_fields,
@@ -96,9 +95,6 @@ class EntriesLinear(SparseForm[Linear]):
             constants=constants,
         )
 
-    def writes(self, layer: Linear, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
-
     def _entries(self, layer: Linear) -> tuple[Array, list[int]]:
         return self.encode(filters_of(layer), np.arange(layer.weight.shape[1]))
 
@@ -150,9 +146,6 @@ class EntriesConv2d(SparseForm[Conv2d]):
             scratch_bytes=window_height(layer) * window_pitch(layer, site) if padded else 0,
             overlap=overlap(layer, site, windowed=padded, buffered=False),
         )
-
-    def writes(self, layer: Conv2d, site: Site) -> frozenset[Storage]:
-        return frozenset({site.output})
 
     def _entries(self, layer: Conv2d, site: Site) -> tuple[Array, list[int]]:
         return self.encode(filters_of(layer), offsets(layer, site))
