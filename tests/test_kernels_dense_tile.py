@@ -205,5 +205,5 @@ def test_packing_is_what_a_tile_wants(bits: int) -> None:
     assert len(packed) == 2 * 2 * bits // 2  # two times four filters, two words of activations
     assert tile.fits(matrix)
     if bits == 8:
-        low = packed[:4].astype(np.uint16).view(np.int16)
-        assert np.array_equal(low, matrix[:4, 1].astype(int) - 256 * matrix[:4, 0].astype(int))
+        low = packed[:4].astype(np.uint16).view(np.int16).astype(int)
+        assert np.array_equal(127 - low, matrix[:4, 1].astype(int) - 256 * matrix[:4, 0].astype(int))

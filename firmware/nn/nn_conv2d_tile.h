@@ -14,8 +14,8 @@
  *   run: of each row of the kernel the whole words, then the bytes that are left of all rows. They are made of a window
  *   of the rows of the padded image.
  *
- * Then, for each four filters, weights are unpacked into a tile, which serves the whole block. Scratch: the tile, the
- * block, the window. With an odd number of outputs in a row, the one in the middle is computed twice.
+ * Then, for each four filters, weights are unpacked into a tile, which serves the whole block. Scratch: the tile and its
+ * constants, the block, the window. With an odd number of outputs in a row, the one in the middle is computed twice.
  */
 #ifndef NN_CONV2D_TILE_H
 #define NN_CONV2D_TILE_H
@@ -28,8 +28,8 @@ typedef enum { NN_TILE_FLAT, NN_TILE_ROWS, NN_TILE_PATCHES } nn_conv2d_tile_view
 /* weights: packed for four filters after each other, packed_words for each four; what is missing of the last four is 0.
  * constants: for each four filters their biases, then their multipliers. Biases include 128 * sum(odd weights).
  * block: pixels (flat) or rows of outputs. words: of activations that one output reads.
- * pass, unpack: nn_tile_run and an unpacking for these constants. direct: whether the pass requantises and stores; if
- * not, it yields sums, which `requantize` describes the rest of. */
+ * pass: nn_tile_run for these constants. direct: whether the pass requantises and stores; if not, it yields sums, which
+ * `requantize` describes the rest of. */
 typedef struct {
     nn_conv2d_shape shape;
     int32_t input_zero_point;
@@ -40,7 +40,6 @@ typedef struct {
     uint32_t block;
     uint32_t words;
     void (*pass)(const nn_tile_pass *pass);
-    void (*unpack)(const uint32_t *packed, nn_word *tile, uint32_t words);
     bool direct;
     nn_requantization requantize;
 } nn_conv2d_tile_layer;
@@ -79,6 +78,37 @@ NN_INLINE nn_word *nn_tile_spread(nn_word *target, const uint8_t *source, uint32
         *target = nn_get_four(source, element) ^ NN_TILE_ODD;
     }
     return target;
+}
+
+/* Two streams of bytes, each `words` times four, into pairs of words from `target` on. */
+NN_INLINE void nn_tile_interleave(nn_word *target, const uint8_t *first, const uint8_t *second, uint32_t words,
+                                  nn_element element)
+{
+#if NN_DSP
+    if (element == NN_U8 && words >= 4u) {
+        const nn_word *const end = target + words / 4u * 8u;
+        __asm__ volatile("1:\n\t"
+                         "ldm %[first]!, {r4, r6, r8, r10}\n\t"
+                         "ldm %[second]!, {r5, r7, r9, r11}\n\t"
+                         "eor r4, r4, #0x80008000\n\t"
+                         "eor r5, r5, #0x80008000\n\t"
+                         "eor r6, r6, #0x80008000\n\t"
+                         "eor r7, r7, #0x80008000\n\t"
+                         "eor r8, r8, #0x80008000\n\t"
+                         "eor r9, r9, #0x80008000\n\t"
+                         "eor r10, r10, #0x80008000\n\t"
+                         "eor r11, r11, #0x80008000\n\t"
+                         "stm %[target]!, {r4, r5, r6, r7, r8, r9, r10, r11}\n\t"
+                         "cmp %[target], %[end]\n\t"
+                         "bne 1b"
+                         : [target] "+r"(target), [first] "+r"(first), [second] "+r"(second)
+                         : [end] "r"(end)
+                         : "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "cc", "memory");
+        words %= 4u;
+    }
+#endif
+    nn_tile_spread(target, first, words, element);
+    nn_tile_spread(target + 1, second, words, element);
 }
 
 NN_INLINE nn_word *nn_tile_repeat(nn_word *target, nn_word value, uint32_t words)
@@ -194,8 +224,17 @@ NN_INLINE void nn_conv2d_tile_window(const nn_conv2d_shape *s, int32_t zero_poin
             continue;
         }
         words += front / 4u;
-        for (uint32_t word = 0; word < bytes / 4u; word++) {
-            words[word] = ((const nn_unaligned_word *)(const void *)source)[word];
+        const nn_unaligned_word *const from = (const nn_unaligned_word *)(const void *)source;
+        uint32_t word = 0;
+        for (; word + 4u <= bytes / 4u; word += 4u) {
+            const nn_word a = from[word], b = from[word + 1u], c = from[word + 2u], d = from[word + 3u];
+            words[word] = a;
+            words[word + 1u] = b;
+            words[word + 2u] = c;
+            words[word + 3u] = d;
+        }
+        for (; word < bytes / 4u; word++) {
+            words[word] = from[word];
         }
         for (uint32_t byte = bytes / 4u * 4u; byte < bytes; byte++) {
             window[front + byte] = source[byte];
@@ -262,27 +301,28 @@ NN_INLINE void nn_conv2d_tile_patches(const nn_conv2d_tile_layer *layer, const u
 
 /* ---- all views */
 
-/* `columns` outputs of filters `filter` to `filter + 3`, from `row` and `column` of the output on. */
-NN_INLINE void nn_conv2d_tile_pass(const nn_conv2d_tile_layer *layer, nn_tile_pass pass, uint32_t columns, void *output,
-                                   uint32_t row, uint32_t column, uint32_t filter)
+/* `columns` outputs of filters from `filter` on, of as many as a pass takes, from `row` and `column` of the output on. */
+NN_INLINE void nn_conv2d_tile_pass(const nn_conv2d_tile_layer *layer, nn_tile_pass *pass, uint32_t columns,
+                                   void *output, uint32_t row, uint32_t column, uint32_t filter)
 {
     const nn_conv2d_shape *s = &layer->shape;
     const uint32_t pairs = (columns + 1u) / 2u, distance = columns / 2u;
     if (layer->direct) {
         const uint32_t bits = nn_element_bits(s->output);
-        pass.output = (uint8_t *)output + row * nn_row_bytes(s->columns * s->filters, s->output) +
-                      (column * s->filters + filter) * bits / 8u;
-        pass.distance = distance * s->filters * bits / 8u;
-        pass.x_end = (const nn_word *)((uintptr_t)pass.x + pairs * pass.x_step);
-        layer->pass(&pass);
+        pass->output = (uint8_t *)output + row * nn_row_bytes(s->columns * s->filters, s->output) +
+                       (column * s->filters + filter) * bits / 8u;
+        pass->distance = distance * s->filters * bits / 8u;
+        pass->x_end = (const nn_word *)((uintptr_t)pass->x + pairs * pass->x_step);
+        layer->pass(pass);
         return;
     }
     int32_t sums[8];
-    pass.output = sums;
+    pass->output = sums;
     for (uint32_t pair = 0; pair < pairs; pair++) {
-        pass.x_end = (const nn_word *)((uintptr_t)pass.x + pass.x_step);
-        layer->pass(&pass);
-        pass.x = pass.x_end;
+        pass->x_end = (const nn_word *)((uintptr_t)pass->x + pass->x_step);
+        layer->pass(pass);
+        pass->x = pass->x_end;
+        pass->weights = NULL;
         for (uint32_t i = 0; i < 4u && filter + i < s->filters; i++) {
             const uint32_t at = (row * s->columns + column + pair) * s->filters + filter + i;
             nn_finish(output, at, s->output, &layer->requantize, s->relu, sums[i], filter + i);
@@ -290,6 +330,7 @@ NN_INLINE void nn_conv2d_tile_pass(const nn_conv2d_tile_layer *layer, nn_tile_pa
                       filter + i);
         }
     }
+    pass->output = NULL;
 }
 
 /* What is done with a block of rows of outputs when it is complete. */
@@ -305,22 +346,25 @@ NN_INLINE void nn_conv2d_tile_blocks(const nn_conv2d_tile_layer *layer, const vo
     const bool flat = layer->view == NN_TILE_FLAT, rows = layer->view == NN_TILE_ROWS;
     /* Whether rows of outputs have gaps between them: then no pass goes over more than one. */
     const bool gaps = s->columns * s->filters * nn_element_bits(s->output) % 32u != 0 && s->output != NN_U8;
-    nn_word *const tile = scratch, *const block = tile + 8u * layer->words;
+    nn_word *const tile = scratch, *const block = tile + 8u * layer->words + NN_TILE_CONSTANTS;
     const uint32_t total = flat ? s->rows * s->columns : s->rows;
     const uint32_t run = rows ? s->kernel[1] * s->channels / 4u : layer->words;
     const uint32_t row_words = rows ? s->stride[0] * nn_conv2d_tile_pitch(s) / 4u
                                     : (s->columns + 1u) / 2u * layer->words * 2u;
+    /* Passes over runs, and to sums, are of four filters; others are of all. */
+    const uint32_t filters = layer->direct && !rows ? s->filters : 4u;
     nn_tile_pass pass = {
-        .x = block,
         .tile = tile,
-        .bias = layer->constants,
-        .multipliers = layer->constants,
         .output = target,
         .distance = 0,
         .output_step = s->filters * nn_element_bits(s->output) / 8u,
         .x_end = block,
-        .tile_end = tile + 8u * layer->words,
         .zero_points = (uint32_t)layer->requantize.zero_point * 0x00010001u,
+        .tile_end = tile + NN_TILE_CONSTANTS / 2u + 8u * layer->words,
+        .weights = layer->weights,
+        .constants = layer->constants,
+        .constants_end = layer->constants + 2u * s->filters,
+        .x = block,
         .run_bytes = 32u * run,
         .skip = rows ? nn_conv2d_tile_pitch(s) - 8u * run : 0u,
         .x_step = rows ? 2u * s->stride[1] * s->channels : 8u * layer->words,
@@ -330,26 +374,22 @@ NN_INLINE void nn_conv2d_tile_blocks(const nn_conv2d_tile_layer *layer, const vo
         if (flat) {
             const uint32_t pixel = layer->words * nn_element_bits(s->input) / 2u, pairs = (count + 1u) / 2u;
             const uint8_t *const source = (const uint8_t *)input + first * pixel;
-            nn_tile_spread(block, source, pairs * layer->words, s->input);
-            nn_tile_spread(block + 1, source + count / 2u * pixel, pairs * layer->words, s->input);
+            nn_tile_interleave(block, source, source + count / 2u * pixel, pairs * layer->words, s->input);
         } else if (rows) {
             nn_conv2d_tile_rows(layer, input, first, count, block);
         } else {
             uint8_t *const window = (uint8_t *)(block + layer->block * row_words);
             nn_conv2d_tile_patches(layer, input, first, count, block, window);
         }
-        const uint32_t *weights = layer->weights;
-        const int32_t *constants = layer->constants;
-        for (uint32_t filter = 0; filter < s->filters; filter += 4u, constants += 8) {
-            layer->unpack(weights, tile, layer->words);
-            weights += layer->packed_words;
-            pass.bias = constants;
-            pass.multipliers = constants + 4;
+        for (uint32_t filter = 0; filter < s->filters; filter += filters) {
+            pass.weights = layer->weights + filter / 4u * layer->packed_words;
+            pass.constants = layer->constants + 2u * filter;
             for (uint32_t i = 0; i < (rows ? count : 1u); i++) {
                 pass.x = block + i * row_words;
                 const uint32_t at = then ? i : first + i;
-                nn_conv2d_tile_pass(layer, pass, rows ? s->columns : flat ? count : count * s->columns, target,
+                nn_conv2d_tile_pass(layer, &pass, rows ? s->columns : flat ? count : count * s->columns, target,
                                     gaps ? at : 0u, gaps ? 0u : at * (flat ? 1u : s->columns), filter);
+                pass.weights = NULL;
             }
         }
         if (then) {

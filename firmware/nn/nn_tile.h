@@ -13,7 +13,7 @@
  * for these ("dual"), 28 instructions, each load beside a multiplication, take 16 cycles instead of 21.
  *
  * In flash, weights of four filters are packed so that unpacking is little work:
- *     8 bits: per filter a word, o as it is; e is (sxtb16(o) - o) / 256.
+ *     8 bits: per filter a word, bytes 127 - w1, w0, 127 - w3, w2: e is its odd bytes, o is 127 - its halfwords.
  *     4 bits: two words; byte j of a filter's nibbles is w1 + 8, 7 - w0, w3 + 8, 7 - w2; two filters per word.
  *     2 bits: one word; likewise w1 + 2, 1 - w0, w3 + 2, 1 - w2; four filters per word.
  */
@@ -22,23 +22,26 @@
 
 #include "nn_base.h"
 
-/* What one pass computes: outputs of four filters at pairs of pixels. Assembly knows this record's layout.
+/* What one pass computes: outputs of fours of filters at pairs of pixels. Assembly knows this record's layout.
  *
- * x: the first pair's words; x_end: where x is after the last pair. output: of the first pixel; the second one's is
- * `distance` bytes further; the next pair's output_step bytes. zero_points: the output's zero point in both halves.
+ * tile: memory for four biases, a tile, and four multipliers; tile_end: where the tile ends. output: of the first pixel;
+ * the second one's is `distance` bytes further; the next pair's output_step bytes. x: the first pair's words; x_end:
+ * where x is after the last pair. zero_points: the output's zero point in both halves. weights, constants: of the first
+ * four filters; constants_end: behind the last ones.
  * Where a pair's words lie in runs, one run takes run_bytes of the tile, from the end of a run to the next are `skip`
  * bytes, and from a pair to the next x_step bytes. */
 typedef struct {
-    const nn_word *x;
-    const nn_word *tile;
-    const int32_t *bias;
-    const int32_t *multipliers;
+    nn_word *tile;
     void *output;
     uint32_t distance;
     uint32_t output_step;
     const nn_word *x_end;
-    const nn_word *tile_end;
     uint32_t zero_points;
+    nn_word *tile_end;
+    const uint32_t *weights;
+    const int32_t *constants;
+    const int32_t *constants_end;
+    const nn_word *x;
     uint32_t run_bytes;
     uint32_t skip;
     uint32_t x_step;
@@ -47,37 +50,111 @@ typedef struct {
 /* How a pass is made. unroll: words per turn of the loop, of which a run has a multiple. turns: whether there is more
  * than one turn. runs: whether a pair's words lie in runs; if not, all pairs follow each other. centred: whether there
  * is a zero point. bits: of the outputs, one byte each for 8, packed for 4 and 2; 0: the eight sums as they are, of one
- * pair only, filter by filter of the first pixel, then of the second. dual: for cores that issue two instructions at
- * once. */
+ * pair only, filter by filter of the first pixel, then of the second. weight_bits: as stored. dual: for cores that issue
+ * two instructions at once.
+ * Passes over runs, and those that leave sums, are of four filters, whose tile is there already where weights is NULL. */
 typedef struct {
     uint32_t unroll;
     bool turns, runs, centred, dual;
-    uint32_t bits;
+    uint32_t bits, weight_bits;
 } nn_tile_kind;
 
+enum { NN_TILE_CONSTANTS = 8 }; /* words around a tile */
+
+/* Whether a pass is of four filters. */
+NN_INLINE bool nn_tile_single(nn_tile_kind kind)
+{
+    return kind.runs || kind.bits == 0;
+}
+
 #if NN_DSP
-#define NN_TILE_FOUR(a, b, c, d)                \
-    "ldrd r4, r5, [r1], #8\n\t"                    \
-    "smlad " a ", r2, r4, " a "\n\t"               \
-    "smlad " c ", r3, r4, " c "\n\t"               \
-    "smlad " b ", r2, r5, " b "\n\t"               \
-    "smlad " d ", r3, r5, " d "\n\t"
+/* Biases from r12 on to r1, multipliers to lr. */
+#define NN_TILE_CONSTANTS_COPY                         \
+    "ldm r12!, {r4, r5, r6, r7, r8, r9, r10, r11}\n\t" \
+    "stm r1!, {r4, r5, r6, r7}\n\t"                     \
+    "stm lr, {r8, r9, r10, r11}\n\t"
+/* Packed weights of one word of activations, from r0, into the tile at r1. Constants: r12, or r2, r3 and r7. */
+#define NN_TILE_UNPACK_CONSTANTS                       \
+    ".if %c[weight_bits] == 8\n\t"                     \
+    "mov r12, #0x007F007F\n\t"                         \
+    ".else\n\t"                                        \
+    "mov r2, #%c[mask]\n\t"                            \
+    "mov r3, #%c[evens]\n\t"                           \
+    "movw r7, #%c[odds]\n\t"                           \
+    "movt r7, #%c[odds]\n\t"                           \
+    ".endif\n\t"
+#define NN_TILE_UNPACK_WORD                            \
+    ".if %c[weight_bits] == 8\n\t"                     \
+    "ldm r0!, {r6, r7, r8, r9}\n\t"                    \
+    "sxtb16 r2, r6, ror #8\n\t"                        \
+    "sxtb16 r3, r7, ror #8\n\t"                        \
+    "sxtb16 r4, r8, ror #8\n\t"                        \
+    "sxtb16 r5, r9, ror #8\n\t"                        \
+    "ssub16 r6, r12, r6\n\t"                           \
+    "ssub16 r7, r12, r7\n\t"                           \
+    "ssub16 r8, r12, r8\n\t"                           \
+    "ssub16 r9, r12, r9\n\t"                           \
+    "stm r1!, {r2, r3, r4, r5, r6, r7, r8, r9}\n\t"    \
+    ".else\n\t"                                        \
+    ".if %c[weight_bits] == 4\n\t"                     \
+    "ldrd r4, r6, [r0], #8\n\t"                        \
+    "and r5, r2, r4, lsr #4\n\t"                       \
+    "and r8, r2, r6, lsr #4\n\t"                       \
+    "and r4, r2, r4\n\t"                               \
+    "and r6, r2, r6\n\t"                               \
+    ".else\n\t"                                        \
+    "ldr r4, [r0], #4\n\t"                             \
+    "and r5, r2, r4, lsr #2\n\t"                       \
+    "and r6, r2, r4, lsr #4\n\t"                       \
+    "and r8, r2, r4, lsr #6\n\t"                       \
+    "and r4, r2, r4\n\t"                               \
+    ".endif\n\t"                                       \
+    "uxtb16 r9, r4, ror #8\n\t"                        \
+    "uxtb16 r10, r5, ror #8\n\t"                       \
+    "uxtb16 r11, r6, ror #8\n\t"                       \
+    "uxtb16 r12, r8, ror #8\n\t"                       \
+    "ssub16 r9, r3, r9\n\t"                            \
+    "ssub16 r10, r3, r10\n\t"                          \
+    "ssub16 r11, r3, r11\n\t"                          \
+    "ssub16 r12, r3, r12\n\t"                          \
+    "ssub16 r4, r4, r7\n\t"                            \
+    "ssub16 r5, r5, r7\n\t"                            \
+    "ssub16 r6, r6, r7\n\t"                            \
+    "ssub16 r8, r8, r7\n\t"                            \
+    "stm r1!, {r9, r10, r11, r12}\n\t"                 \
+    "stm r1!, {r4, r5, r6, r8}\n\t"                    \
+    ".endif\n\t"
+/* Two filters' weights in r4 and r5 with both pixels; the second pixel's sums c and d begin as the first one's where
+ * that is all there is, the bias. */
+#define NN_TILE_FIRST(c, a, w)                         \
+    ".if nn_tile_fresh\n\t"                            \
+    "smlad " c ", r3, " w ", " a "\n\t"                \
+    ".else\n\t"                                        \
+    "smlad " c ", r3, " w ", " c "\n\t"                \
+    ".endif\n\t"
+#define NN_TILE_FOUR(a, b, c, d)                       \
+    "ldrd r4, r5, [r1], #8\n\t"                        \
+    NN_TILE_FIRST(c, a, "r4")                          \
+    "smlad " a ", r2, r4, " a "\n\t"                   \
+    NN_TILE_FIRST(d, b, "r5")                          \
+    "smlad " b ", r2, r5, " b "\n\t"
 /* SXTB16 goes first where it may: the multiplication behind it then issues beside it. */
 #define NN_TILE_WORD                                   \
     "ldrd r2, r3, [r0], #8\n\t"                        \
     NN_TILE_FOUR("r6", "r7", "r10", "r11")             \
     "ldrd r4, r5, [r1], #8\n\t"                        \
+    NN_TILE_FIRST("r12", "r8", "r4")                   \
     "smlad r8, r2, r4, r8\n\t"                         \
-    "smlad r12, r3, r4, r12\n\t"                       \
-    "smlad r9, r2, r5, r9\n\t"                         \
-    "sxtb16 r2, r2, ror #8\n\t"                        \
-    "smlad lr, r3, r5, lr\n\t"                         \
-    "ldrd r4, r5, [r1], #8\n\t"                        \
+    NN_TILE_FIRST("lr", "r9", "r5")                    \
     "sxtb16 r3, r3, ror #8\n\t"                        \
-    "smlad r6, r2, r4, r6\n\t"                         \
+    "smlad r9, r2, r5, r9\n\t"                         \
+    "ldrd r4, r5, [r1], #8\n\t"                        \
+    "sxtb16 r2, r2, ror #8\n\t"                        \
+    ".set nn_tile_fresh, 0\n\t"                        \
     "smlad r10, r3, r4, r10\n\t"                       \
-    "smlad r7, r2, r5, r7\n\t"                         \
+    "smlad r6, r2, r4, r6\n\t"                         \
     "smlad r11, r3, r5, r11\n\t"                       \
+    "smlad r7, r2, r5, r7\n\t"                         \
     NN_TILE_FOUR("r8", "r9", "r12", "lr")
 /* One turn's words, with a load or an SXTB16 beside most multiplications. The next word's first operands are loaded
  * beside the last ones of this; nothing is read behind the turn's words. */
@@ -165,9 +242,6 @@ typedef struct {
     "strb r6, " first "\n\t"                       \
     "strb r10, " second "\n\t"                     \
     ".endif\n\t"
-/* The same with multipliers at r1, zero points at 36 of the frame; and stored at r1 and r1 + r2. */
-#define NN_TILE_ROUND "ldm r1, {r2, r3, r4, r5}\n\t" NN_TILE_SCALE("[sp, #36]")
-#define NN_TILE_STORE NN_TILE_PUT("[r1]", "[r1, r2]")
 #else
 /* The products of one word of activations with one filter's weights at `tile`. */
 NN_INLINE uint32_t nn_tile_products(uint32_t word, const nn_word *tile)
@@ -188,208 +262,188 @@ NN_INLINE void nn_tile_put(void *output, uint32_t filter, uint32_t bits, int32_t
     const uint32_t kept = shift ? *byte & ((1u << shift) - 1u) : 0u;
     *byte = (uint8_t)(kept | (uint32_t)value << shift);
 }
+/* The weights of four filters and one word of activations, as they are packed, into eight words. */
+NN_INLINE void nn_tile_unpack(const uint32_t *packed, nn_word *tile, uint32_t bits)
+{
+    const uint32_t highest = (1u << (bits - 1u)) - 1u, mask = ((1u << bits) - 1u) * 0x01010101u;
+    for (uint32_t filter = 0; filter < 4; filter++, tile++) {
+        const uint32_t pair = bits == 8u ? packed[filter]
+                                         : (packed[filter * bits / 8u] >> (filter * bits % 8u)) & mask;
+        tile[0] = tile[4] = 0;
+        for (uint32_t half = 0; half < 32; half += 16) {
+            const int32_t low = (int32_t)(pair >> half & 0xFFu), high = (int32_t)(pair >> (half + 8u) & 0xFFu);
+            const int32_t even = bits == 8u ? (int8_t)high : (int32_t)highest - high;
+            const int32_t odd = bits == 8u ? 127 - low : low - (int32_t)highest - 1;
+            tile[0] |= ((uint32_t)even & 0xFFFFu) << half;
+            tile[4] |= ((uint32_t)(odd - 256 * even) & 0xFFFFu) << half;
+        }
+    }
+}
 #endif
 
 NN_INLINE void nn_tile_run(const nn_tile_pass *pass, nn_tile_kind kind)
 {
 #if NN_DSP
+    /* o + highest_odd + 256 highest is a byte pair of the packed word; highest - e its upper byte. */
+    const uint32_t highest = (1u << (kind.weight_bits - 1u)) - 1u;
     register const nn_tile_pass *parameters __asm__("r0") = pass;
     __asm__ volatile(
-        /* The parameters, and at 52 the end of the current run in the tile. */
-        "sub sp, #56\n\t"
+        /* The parameters, and at 56 the end of the current run in the tile, or where the next outputs begin. */
+        "sub sp, #60\n\t"
         "ldm r0!, {r1, r2, r3, r4, r5, r6, r7}\n\t"
         "stm sp, {r1, r2, r3, r4, r5, r6, r7}\n\t"
-        "ldm r0, {r2, r3, r4, r5, r6, r7}\n\t"
+        "ldm r0, {r3, r4, r5, r6, r7, r8, r9}\n\t"
         "add r0, sp, #28\n\t"
-        "stm r0, {r2, r3, r4, r5, r6, r7}\n\t"
-        "mov r0, r1\n"
-        "1:\n\t"
-        "ldrd r1, r2, [sp, #4]\n\t"
-        ".if %c[runs]\n\t"
-        "ldr r3, [sp, #40]\n\t"
-        "ldr r0, [sp]\n\t"
-        "add r3, r3, r1\n\t"
-        "str r3, [sp, #52]\n\t"
+        "stm r0, {r3, r4, r5, r6, r7, r8, r9}\n\t"
+        ".if %c[single]\n\t"
+        "cmp r3, #0\n\t"
+        "beq 5f\n\t"
+        ".endif\n"
+        /* Four filters: biases, tile and multipliers. */
+        "4:\n\t"
+        ".if !%c[single]\n\t"
+        "add r3, r2, #%c[bits] / 2\n\t"
+        "str r3, [sp, #56]\n\t"
         ".endif\n\t"
-        "ldm r2, {r6, r7, r8, r9}\n\t"
-        "ldm r2, {r10, r11, r12, lr}\n"
+        "ldrd r0, r12, [sp, #28]\n\t"
+        "ldr r1, [sp]\n\t"
+        "ldr lr, [sp, #24]\n\t" NN_TILE_CONSTANTS_COPY
+        ".if !%c[single]\n\t"
+        "str r12, [sp, #32]\n\t"
+        ".endif\n\t" NN_TILE_UNPACK_CONSTANTS
+        ".balign 4\n"
+        "6:\n\t"
+        ".rept 2 - %c[unroll] %% 2\n\t" NN_TILE_UNPACK_WORD ".endr\n\t"
+        "cmp r1, lr\n\t"
+        "bne 6b\n\t"
+        ".if !%c[single]\n\t"
+        "str r0, [sp, #28]\n\t"
+        ".endif\n"
+        "5:\n\t"
+        "ldr r0, [sp, #40]\n\t"
+        "ldr r1, [sp]\n\t"
+        ".balign 4\n"
+        /* A pair of pixels. */
+        "1:\n\t"
+        ".if %c[runs]\n\t"
+        "ldr r3, [sp, #44]\n\t"
+        ".endif\n\t"
+        ".set nn_tile_fresh, !(%c[dual] || %c[turns])\n\t"
+        ".if !nn_tile_fresh\n\t"
+        "ldm r1, {r10, r11, r12, lr}\n\t"
+        ".endif\n\t"
+        "ldm r1!, {r6, r7, r8, r9}\n\t"
+        ".if %c[runs]\n\t"
+        "add r3, r3, r1\n\t"
+        "str r3, [sp, #56]\n\t"
+        ".endif\n"
         "2:\n\t"
         ".if %c[dual]\n\t" NN_TILE_DUAL_TURN ".else\n\t"
         ".rept %c[unroll]\n\t" NN_TILE_WORD ".endr\n\t"
         ".endif\n\t"
         ".if %c[runs]\n\t"
-        "ldr r2, [sp, #52]\n\t"
+        "ldr r2, [sp, #56]\n\t"
         ".elseif %c[turns]\n\t"
-        "ldr r2, [sp, #32]\n\t"
+        "ldr r2, [sp, #24]\n\t"
         ".endif\n\t"
         ".if %c[turns]\n\t"
         "cmp r1, r2\n\t"
         "bne 2b\n\t"
         ".endif\n\t"
         ".if %c[runs]\n\t"
-        "ldrd r3, r4, [sp, #40]\n\t"
-        "ldr r5, [sp, #32]\n\t"
+        "ldrd r3, r4, [sp, #44]\n\t"
+        "ldr r5, [sp, #24]\n\t"
         "add r2, r2, r3\n\t"
         "add r0, r0, r4\n\t"
-        "str r2, [sp, #52]\n\t"
+        "str r2, [sp, #56]\n\t"
         "cmp r1, r5\n\t"
         "bne 2b\n\t"
         ".endif\n\t"
         ".if %c[bits] == 0\n\t"
-        "ldr r0, [sp, #16]\n\t"
+        "ldr r0, [sp, #4]\n\t"
         "stm r0, {r6, r7, r8, r9, r10, r11, r12, lr}\n\t"
         ".else\n\t"
-        "ldr r1, [sp, #12]\n\t" NN_TILE_ROUND
-        "ldrd r1, r2, [sp, #16]\n\t" NN_TILE_STORE
-        "ldrd r3, r4, [sp, #24]\n\t"
+        "ldm r1, {r2, r3, r4, r5}\n\t" NN_TILE_SCALE("[sp, #20]")
+        "ldm sp, {r1, r2, r3, r4, r5}\n\t" NN_TILE_PUT("[r2]", "[r2, r3]")
+        "add r2, r2, r4\n\t"
         ".if %c[runs]\n\t"
-        "ldr r0, [sp]\n\t"
-        "ldr r5, [sp, #48]\n\t"
-        "add r0, r0, r5\n\t"
-        "str r0, [sp]\n\t"
+        "ldr r0, [sp, #40]\n\t"
+        "ldr r3, [sp, #52]\n\t"
+        "str r2, [sp, #4]\n\t"
+        "add r0, r0, r3\n\t"
+        "str r0, [sp, #40]\n\t"
+        ".else\n\t"
+        "str r2, [sp, #4]\n\t"
         ".endif\n\t"
-        "add r1, r1, r3\n\t"
-        "str r1, [sp, #16]\n\t"
-        "cmp r0, r4\n\t"
+        "cmp r0, r5\n\t"
         "bne 1b\n\t"
+        ".if !%c[single]\n\t"
+        "ldrd r4, r5, [sp, #32]\n\t"
+        "ldr r2, [sp, #56]\n\t"
+        "str r2, [sp, #4]\n\t"
+        "cmp r4, r5\n\t"
+        "bne 4b\n\t"
         ".endif\n\t"
-        "add sp, #56"
+        ".endif\n\t"
+        "add sp, #60"
         : "+r"(parameters)
-        : [unroll] "i"(kind.unroll), [turns] "i"(kind.turns), [runs] "i"(kind.runs), [centred] "i"(kind.centred), [bits] "i"(kind.bits),
-          [dual] "i"(kind.dual)
+        : [unroll] "i"(kind.unroll), [turns] "i"(kind.turns), [runs] "i"(kind.runs), [single] "i"(nn_tile_single(kind)),
+          [centred] "i"(kind.centred), [bits] "i"(kind.bits), [dual] "i"(kind.dual),
+          [weight_bits] "i"(kind.weight_bits), [mask] "i"(((1u << kind.weight_bits) - 1u) * 0x01010101u),
+          [evens] "i"(highest * 0x00010001u), [odds] "i"(257u * highest + 1u)
         : "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");
 #else
-    const uintptr_t tile_bytes = (uintptr_t)pass->tile_end - (uintptr_t)pass->tile;
-    const uintptr_t run_bytes = kind.runs ? pass->run_bytes : tile_bytes;
+    const uint32_t words = (uint32_t)(pass->tile_end - pass->tile - 4) / 8u;
+    const uintptr_t tile_bytes = 32u * words, run_bytes = kind.runs ? pass->run_bytes : tile_bytes;
     const uintptr_t x_step = kind.runs ? pass->x_step : tile_bytes / 4u;
     const uintptr_t pairs = ((uintptr_t)pass->x_end - (uintptr_t)pass->x) / x_step;
-    for (uint32_t pair = 0; pair < pairs; pair++) {
-        const nn_word *x = (const nn_word *)((uintptr_t)pass->x + pair * x_step);
-        uint8_t *const output = (uint8_t *)pass->output + pair * pass->output_step;
-        uint32_t sums[2][4];
-        for (uint32_t filter = 0; filter < 4; filter++) {
-            sums[0][filter] = sums[1][filter] = (uint32_t)pass->bias[filter];
-        }
-        for (const nn_word *tile = pass->tile; tile != pass->tile_end;) {
-            const nn_word *const end = (const nn_word *)((uintptr_t)tile + run_bytes);
-            for (; tile != end; tile += 8, x += 2) {
-                for (uint32_t filter = 0; filter < 4; filter++) {
-                    sums[0][filter] += nn_tile_products(x[0], tile + filter);
-                    sums[1][filter] += nn_tile_products(x[1], tile + filter);
-                }
-            }
-            x = (const nn_word *)((uintptr_t)x + (kind.runs ? pass->skip : 0u));
-        }
-        for (uint32_t pixel = 0; pixel < 2; pixel++) {
+    const uint32_t *weights = pass->weights;
+    const int32_t *constants = pass->constants;
+    uint8_t *output = pass->output;
+    do {
+        if (weights) {
             for (uint32_t filter = 0; filter < 4; filter++) {
-                const int64_t sum = (int32_t)sums[pixel][filter];
-                if (kind.bits == 0) {
-                    ((int32_t *)pass->output)[4u * pixel + filter] = (int32_t)sum;
-                    continue;
+                pass->tile[filter] = (nn_word)constants[filter];
+                pass->tile_end[filter] = (nn_word)constants[4u + filter];
+            }
+            for (uint32_t word = 0; word < words; word++, weights += kind.weight_bits / 2u) {
+                nn_tile_unpack(weights, pass->tile + 4u + 8u * word, kind.weight_bits);
+            }
+        }
+        for (uint32_t pair = 0; pair < pairs; pair++) {
+            const nn_word *x = (const nn_word *)((uintptr_t)pass->x + pair * x_step);
+            uint32_t sums[2][4];
+            for (uint32_t filter = 0; filter < 4; filter++) {
+                sums[0][filter] = sums[1][filter] = pass->tile[filter];
+            }
+            for (const nn_word *tile = pass->tile + 4; tile != pass->tile_end;) {
+                const nn_word *const end = (const nn_word *)((uintptr_t)tile + run_bytes);
+                for (; tile != end; tile += 8, x += 2) {
+                    for (uint32_t filter = 0; filter < 4; filter++) {
+                        sums[0][filter] += nn_tile_products(x[0], tile + filter);
+                        sums[1][filter] += nn_tile_products(x[1], tile + filter);
+                    }
                 }
-                const int64_t rounded = (sum * pass->multipliers[filter] + ((int64_t)1 << 31)) >> 32;
-                const int16_t zero_point = kind.centred ? (int16_t)pass->zero_points : 0;
-                nn_tile_put(output + pixel * pass->distance, filter, kind.bits,
-                            nn_clamp(rounded + zero_point, kind.bits));
+                x = (const nn_word *)((uintptr_t)x + (kind.runs ? pass->skip : 0u));
+            }
+            for (uint32_t pixel = 0; pixel < 2; pixel++) {
+                for (uint32_t filter = 0; filter < 4; filter++) {
+                    const int64_t sum = (int32_t)sums[pixel][filter];
+                    if (kind.bits == 0) {
+                        ((int32_t *)pass->output)[4u * pixel + filter] = (int32_t)sum;
+                        continue;
+                    }
+                    const int64_t rounded = (sum * (int32_t)pass->tile_end[filter] + ((int64_t)1 << 31)) >> 32;
+                    const int16_t zero_point = kind.centred ? (int16_t)pass->zero_points : 0;
+                    nn_tile_put(output + pair * pass->output_step + pixel * pass->distance, filter, kind.bits,
+                                nn_clamp(rounded + zero_point, kind.bits));
+                }
             }
         }
-    }
+        constants += 8;
+        output += kind.bits / 2u;
+    } while (!nn_tile_single(kind) && constants != pass->constants_end);
 #endif
-}
-
-/* `words` words' worth of packed weights (8 bits) of four filters into `tile`. */
-NN_INLINE void nn_tile_unpack_8(const uint32_t *packed, nn_word *tile, uint32_t words)
-{
-    const nn_word *const end = tile + 8u * words;
-    do {
-#if NN_DSP
-        __asm__("ldm %[packed]!, {r4, r5, r6, r8}\n\t"
-                "sxtb16 r9, r4\n\t"
-                "sxtb16 r10, r5\n\t"
-                "sxtb16 r11, r6\n\t"
-                "sxtb16 r12, r8\n\t"
-                "ssub16 r9, r9, r4\n\t"
-                "ssub16 r10, r10, r5\n\t"
-                "ssub16 r11, r11, r6\n\t"
-                "ssub16 r12, r12, r8\n\t"
-                "sxtb16 r9, r9, ror #8\n\t"
-                "sxtb16 r10, r10, ror #8\n\t"
-                "sxtb16 r11, r11, ror #8\n\t"
-                "sxtb16 r12, r12, ror #8\n\t"
-                "stm %[tile]!, {r9, r10, r11, r12}\n\t"
-                "stm %[tile]!, {r4, r5, r6, r8}"
-                : [packed] "+r"(packed), [tile] "+r"(tile)
-                :
-                : "r4", "r5", "r6", "r8", "r9", "r10", "r11", "r12", "memory");
-#else
-        for (uint32_t filter = 0; filter < 4; filter++, tile++) {
-            const uint32_t odd = *packed++;
-            tile[0] = tile[4] = 0;
-            for (uint32_t half = 0; half < 32; half += 16) {
-                const int32_t difference = (int8_t)(odd >> half) - (int16_t)(odd >> half);
-                tile[0] |= ((uint32_t)(difference / 256) & 0xFFFFu) << half;
-            }
-            tile[4] = odd;
-        }
-        tile += 4;
-#endif
-    } while (tile != end);
-}
-
-/* The same for weights of 4 and 2 bits. */
-NN_INLINE void nn_tile_unpack_packed(const uint32_t *packed, nn_word *tile, uint32_t words, uint32_t bits)
-{
-    const nn_word *const end = tile + 8u * words;
-    /* o + highest_odd + 256 highest is a byte pair of the packed word; highest - e its upper byte. */
-    const uint32_t highest = (1u << (bits - 1u)) - 1u;
-    const uint32_t mask = ((1u << bits) - 1u) * 0x01010101u;
-    const uint32_t evens = highest * 0x00010001u, odds = (256u * highest + highest + 1u) * 0x00010001u;
-    do {
-#if NN_DSP
-        __asm__(".if %c[bits] == 4\n\t"
-                "ldrd r4, r6, [%[packed]], #8\n\t"
-                "and r5, %[mask], r4, lsr #4\n\t"
-                "and r8, %[mask], r6, lsr #4\n\t"
-                "and r4, %[mask], r4\n\t"
-                "and r6, %[mask], r6\n\t"
-                ".else\n\t"
-                "ldr r4, [%[packed]], #4\n\t"
-                "and r5, %[mask], r4, lsr #2\n\t"
-                "and r6, %[mask], r4, lsr #4\n\t"
-                "and r8, %[mask], r4, lsr #6\n\t"
-                "and r4, %[mask], r4\n\t"
-                ".endif\n\t"
-                "uxtb16 r9, r4, ror #8\n\t"
-                "uxtb16 r10, r5, ror #8\n\t"
-                "uxtb16 r11, r6, ror #8\n\t"
-                "uxtb16 r12, r8, ror #8\n\t"
-                "ssub16 r9, %[evens], r9\n\t"
-                "ssub16 r10, %[evens], r10\n\t"
-                "ssub16 r11, %[evens], r11\n\t"
-                "ssub16 r12, %[evens], r12\n\t"
-                "ssub16 r4, r4, %[odds]\n\t"
-                "ssub16 r5, r5, %[odds]\n\t"
-                "ssub16 r6, r6, %[odds]\n\t"
-                "ssub16 r8, r8, %[odds]\n\t"
-                "stm %[tile]!, {r9, r10, r11, r12}\n\t"
-                "stm %[tile]!, {r4, r5, r6, r8}"
-                : [packed] "+r"(packed), [tile] "+r"(tile)
-                : [mask] "r"(mask), [evens] "r"(evens), [odds] "r"(odds), [bits] "i"(bits)
-                : "r4", "r5", "r6", "r8", "r9", "r10", "r11", "r12", "memory");
-#else
-        for (uint32_t filter = 0; filter < 4; filter++, tile++) {
-            const uint32_t pair = (packed[filter * bits / 8u] >> (filter * bits % 8u)) & mask;
-            tile[0] = tile[4] = 0;
-            for (uint32_t half = 0; half < 32; half += 16) {
-                const uint32_t even = (evens >> half) - ((pair >> (half + 8u)) & 0xFFu);
-                tile[0] |= (even & 0xFFFFu) << half;
-                tile[4] |= (((pair >> half) - (odds >> half)) & 0xFFFFu) << half;
-            }
-        }
-        packed += bits / 2u;
-        tile += 4;
-#endif
-    } while (tile != end);
 }
 
 #endif

@@ -92,8 +92,8 @@ class TileConv2d(Form["Conv2d"]):
         pairs = rows * -(-columns // 2) if view.name == "ROWS" else -(-rows * columns // 2)
         runs, turn = (kernel_rows if view.name == "ROWS" else 0), tile.unroll(view.run, site.target)
         pair = tile.pair_instructions(view.run, runs, turn, direct=direct, dual=self.dual)
-        one_pass = tile.pass_name(view.run, runs, turn, layer.requantize, direct=direct, dual=self.dual)
         bits = tile.bits(layer)
+        one_pass = tile.pass_name(view.run, runs, turn, bits, layer.requantize, direct=direct, dual=self.dual)
         if view.name == "PATCHES":
             fill = float(
                 rows * columns * (3 * view.words + 20) + blocks * view.window_bytes * (8 if site.input.packed else 1)
@@ -103,20 +103,19 @@ class TileConv2d(Form["Conv2d"]):
         return Cost(
             flash=groups * (4 * self._packed_words(layer, view) + 32),
             scratch=self._scratch(view),
-            instructions=groups * (pairs * pair + passes * 45 + blocks * view.words * tile.UNPACKING[bits]) + int(fill),
+            instructions=groups * (pairs * pair + blocks * (view.words * tile.UNPACKING[bits] + tile.GROUP))
+            + (groups if runs else 1) * passes * 45
+            + int(fill),
             code=560 if view.name == "FLAT" else 800,
-            shared={
-                one_pass: tile.pass_bytes(turn, dual=self.dual),
-                tile.unpack_name(bits): 70,
-            },
+            shared={one_pass: tile.pass_bytes(turn, dual=self.dual)},
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
         view, direct = self._view(layer, site), self._direct(layer, site)
         matrix = self._matrix(layer)
         runs, turn = (layer.weight.shape[1] if view.name == "ROWS" else 0), tile.unroll(view.run, site.target)
-        one_pass = tile.pass_name(view.run, runs, turn, layer.requantize, direct=direct, dual=self.dual)
-        unpack = tile.unpack_name(tile.bits(layer))
+        bits = tile.bits(layer)
+        one_pass = tile.pass_name(view.run, runs, turn, bits, layer.requantize, direct=direct, dual=self.dual)
         return Lowering(
             form=self.name,
             header="nn_conv2d_tile.h",
@@ -132,19 +131,19 @@ class TileConv2d(Form["Conv2d"]):
                 "block": view.block,
                 "words": view.words,
                 "pass": one_pass,
-                "unpack": unpack,
                 "direct": direct,
                 "requantize": tile.requantization(layer.requantize, direct=direct),
             },
             constants=(
-                Constant("weights", "uint32_t", tile.pack(matrix, tile.bits(layer))),
+                Constant("weights", "uint32_t", tile.pack(matrix, bits)),
                 Constant("constants", "int32_t", tile.constants(matrix, layer.bias, layer.requantize)),
                 *(() if direct else requantization_constants(layer.requantize)),
             ),
             scratch_bytes=self._scratch(view),
             functions={
-                one_pass: tile.pass_function(view.run, runs, turn, layer.requantize, direct=direct, dual=self.dual),
-                unpack: tile.unpack_function(tile.bits(layer)),
+                one_pass: tile.pass_function(
+                    view.run, runs, turn, bits, layer.requantize, direct=direct, dual=self.dual
+                ),
             },
         )
 
@@ -177,8 +176,8 @@ class TileConv2d(Form["Conv2d"]):
         return view.words * tile.bits(layer) // 2
 
     def _scratch(self, view: _View) -> int:
-        """Bytes of the tile, the block and the window."""
-        return 32 * view.words + view.block_bytes + view.window_bytes
+        """Bytes of the tile and its constants, the block and the window."""
+        return 32 * view.words + 32 + view.block_bytes + view.window_bytes
 
     def _view(self, layer: Conv2d, site: Site) -> _View:
         rows, columns = layer.convolved(site.input_shape)

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from harness.ops.base import Array, Requantization
     from harness.ops.lowering import Target
 
-# Instructions that unpacking takes per word of activations and four filters, by the bits of a weight.
-UNPACKING = {8: 17, 4: 23, 2: 22}
+# Instructions that unpacking takes per word of activations and four filters, by the bits of a weight; and for each four
+# filters.
+UNPACKING = {8: 11, 4: 22, 2: 21}
+GROUP = 25
 
 # Words per turn of a loop, at most: eight and what is around them just fit the 1 kB of instruction cache that small
 # parts have; cores that issue two instructions at once come with larger ones.
@@ -39,7 +41,7 @@ def pack(matrix: Array, weight_bits: int) -> Array:
     quads = weights.reshape(-1, 4, elements // 4, 2, 2).transpose(0, 2, 1, 3, 4)
     even, odd = quads[..., 0], quads[..., 1]
     if weight_bits == 8:
-        halves = (odd - 256 * even) & 0xFFFF
+        halves = (127 - odd) | (even & 0xFF) << 8
         raw: Array = (halves[..., 0] | halves[..., 1] << 16).ravel().astype(np.uint32)
         return raw
     highest = 2 ** (weight_bits - 1) - 1
@@ -95,15 +97,22 @@ def pair_instructions(run: int, runs: int, turn: int, *, direct: bool, dual: boo
     turns = run // turn
     words = (28 * run + 2 * turns) if dual else 23 * run
     words += 3 * turns if runs or turns > 1 else 0
-    words = runs * (words + 7) + 8 if runs else words
-    return words + (31 if direct else 100)
+    words = runs * (words + 7) + 7 if runs else words
+    return words + (28 if direct else 105)
 
 
 def pass_name(
-    run: int, runs: int, turn: int, requantize: Requantization | None, *, direct: bool, dual: bool = False
+    run: int,
+    runs: int,
+    turn: int,
+    weight_bits: int,
+    requantize: Requantization | None,
+    *,
+    direct: bool,
+    dual: bool = False,
 ) -> str:
     """The C function that makes such passes."""
-    kind = f"nn_tile_pass_{turn}" + ("_dual" if dual else "")
+    kind = f"nn_tile_pass_s{weight_bits}_{turn}" + ("_dual" if dual else "")
     kind += "_runs" if runs else "_turns" if turn < run else ""
     if not direct or requantize is None:
         return f"{kind}_sums"
@@ -112,11 +121,18 @@ def pass_name(
 
 def pass_bytes(turn: int, *, dual: bool = False) -> int:
     """About how long it is."""
-    return 230 + (108 if dual else 92) * turn
+    return 280 + (108 if dual else 92) * turn
 
 
 def pass_function(
-    run: int, runs: int, turn: int, requantize: Requantization | None, *, direct: bool, dual: bool = False
+    run: int,
+    runs: int,
+    turn: int,
+    weight_bits: int,
+    requantize: Requantization | None,
+    *,
+    direct: bool,
+    dual: bool = False,
 ) -> str:
     """Its definition."""
     stored = requantize if direct else None
@@ -126,28 +142,13 @@ def pass_function(
         "runs": _truth(runs > 0),
         "centred": _truth(stored is not None and stored.zero_point != 0),
         "bits": str(stored.bits if stored is not None else 0),
+        "weight_bits": str(weight_bits),
         "dual": _truth(dual),
     }
     fields = ", ".join(f".{name} = {value}" for name, value in kind.items())
+    name = pass_name(run, runs, turn, weight_bits, requantize, direct=direct, dual=dual)
     return (
-        f"NN_SHARED void {pass_name(run, runs, turn, requantize, direct=direct, dual=dual)}(const nn_tile_pass *pass)\n"
-        f"{{\n    nn_tile_run(pass, (nn_tile_kind){{{fields}}});\n}}"
-    )
-
-
-def unpack_name(weight_bits: int) -> str:
-    """The C function that unpacks weights."""
-    return f"nn_tile_unpack_s{weight_bits}"
-
-
-def unpack_function(weight_bits: int) -> str:
-    """Its definition."""
-    body = "nn_tile_unpack_8(packed, tile, words)"
-    if weight_bits != 8:
-        body = f"nn_tile_unpack_packed(packed, tile, words, {weight_bits})"
-    return (
-        f"NN_SHARED void {unpack_name(weight_bits)}(const uint32_t *packed, nn_word *tile, uint32_t words)\n"
-        f"{{\n    {body};\n}}"
+        f"NN_SHARED void {name}(const nn_tile_pass *pass)\n{{\n    nn_tile_run(pass, (nn_tile_kind){{{fields}}});\n}}"
     )
 
 
