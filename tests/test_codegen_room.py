@@ -20,7 +20,8 @@ from harness.errors import DoesNotFit
 from harness.graph.graph import Graph
 from harness.kernelbench import shapes
 from harness.ops.lowering import Site, Target
-from harness.pipeline import Compression, Outcome, RunSpec, link, prepare, run
+from harness.pipeline import Outcome, RunSpec, link, run
+from harness.preparation import Compression, prepare
 from harness.progress import Silent
 from harness.toolchain import compiler
 

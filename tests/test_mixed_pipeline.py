@@ -20,7 +20,8 @@ from harness.errors import InputError
 from harness.graph.graph import Graph
 from harness.models import resolve
 from harness.ops.lowering import default_storage
-from harness.pipeline import Compression, RunSpec, link, prepare, run
+from harness.pipeline import RunSpec, link, run
+from harness.preparation import Compression, prepare
 from harness.progress import Silent
 from harness.report import text
 from harness.search import policy as policies

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness import pipeline
+from harness import preparation
 from harness.codegen.generate import generate
 from harness.data.base import Dataset, Split, digest
 from harness.errors import InputError
@@ -121,7 +121,7 @@ def test_a_search_that_finds_nothing_says_so(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_shipped_lenet5_is_the_papers() -> None:
     """papers.md: sparsity 0.910, entries per layer 14 / 216 / 4270 / 904 / 76, about 12 kB, activations 2.2 kB."""
-    graph, metadata = load_graph(pipeline.artefact_path("lenet5", "paper-a"))
+    graph, metadata = load_graph(preparation.artefact_path("lenet5", "paper-a"))
     entry = catalogue.entry("lenet5")
     assert entry.weights_path is not None
     entries = [len(layer.stream()[0]) for layer in graph.layers]

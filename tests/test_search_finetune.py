@@ -12,7 +12,7 @@ from search_networks import Small, normed, small
 from test_mixed_graph import Residual, randomized
 from test_mixed_quantize import SHAPE
 
-from harness import pipeline
+from harness import preparation
 from harness.compress import finetune as module
 from harness.compress.finetune import Student, finetune
 from harness.compress.quantize import quantize
@@ -243,7 +243,7 @@ def test_bad_requests_are_refused(network: Graph, dataset: Dataset, narrow: Poli
 
 def test_only_a_policy_of_a_trained_network_is_fine_tuned(narrow: Policy) -> None:
     with pytest.raises(InputError, match="variant int8 cannot be fine-tuned"):
-        pipeline.Compression("int8", finetune=2)
-    untrained = pipeline.Compression("mixed", policy=narrow, finetune=1)
+        preparation.Compression("int8", finetune=2)
+    untrained = preparation.Compression("mixed", policy=narrow, finetune=1)
     with pytest.raises(InputError, match="ships without weights"):
-        pipeline.prepare("mobilenet-v1-0.25-96", untrained)
+        preparation.prepare("mobilenet-v1-0.25-96", untrained)

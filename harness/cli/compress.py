@@ -45,7 +45,7 @@ def command(
 ) -> None:
     """Compress a network on validation data, report its test accuracy, and write the integers as safetensors."""
     from harness.graph import graph as graph_file
-    from harness.pipeline import Compression, compress
+    from harness.preparation import Compression, compress
     from harness.search import policy as policies
 
     if variant == "fp32":

@@ -45,7 +45,8 @@ def command(
     """Write network.c, network.h, the kernels it needs and a README on how to call it."""
     from harness import boards
     from harness.codegen.generate import export
-    from harness.pipeline import Compression, parse_forms, prepare
+    from harness.pipeline import parse_forms
+    from harness.preparation import Compression, prepare
     from harness.search import policy as policies
 
     core = boards.load(board).core

@@ -178,7 +178,8 @@ def of(wanted: Iterable[RunSpec]) -> Plan:
 
 def _check_names(spec: RunSpec) -> None:
     from harness.models import catalogue
-    from harness.pipeline import KERNELS, VARIANTS
+    from harness.pipeline import KERNELS
+    from harness.preparation import VARIANTS
 
     if ".py:" not in spec.model and spec.model not in catalogue.names():
         raise unknown_name("model", spec.model, catalogue.names())
