@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.compress.deep import cost, search
-from harness.compress.deep.search import DeepReport, compress
+from harness.compress.deep.report import DeepReport
+from harness.compress.deep.search import compress
 from harness.data import digits
 from harness.data.base import Dataset
 from harness.errors import InputError

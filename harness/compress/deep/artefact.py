@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness import fingerprint
-from harness.compress.deep.search import DeepReport, accuracy, compress
+from harness.compress.deep.report import DeepReport
+from harness.compress.deep.search import accuracy, compress
 from harness.data.base import Dataset
 from harness.errors import HarnessError, InputError
 from harness.files import cache_dir, write_whole

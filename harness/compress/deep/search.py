@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import math
 import time
 from collections.abc import Callable
@@ -21,14 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.compress.deep.cost import (
-    CostModel,
-    LayerCost,
-    Prefer,
-    StreamCostModel,
-    instructions_per_byte,
-    positions,
-)
+from harness.compress.deep.cost import CostModel, Prefer, StreamCostModel, instructions_per_byte, positions
+from harness.compress.deep.report import Candidate, DeepReport, estimates, keep, kept, table
 from harness.data.base import Dataset
 from harness.errors import InputError
 from harness.graph import graph as graph_file
@@ -60,68 +53,6 @@ _RESOLUTION = 0.96
 _EPOCH_PRODUCTS = 100_000_000_000
 _MASK_UPDATES = 8
 _WARM_UP = 0.5
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """One weighted layer of the result. weights: of the float network. levels: the largest |weight| in use.
-
-    bytes, instructions: estimates of the cost model; entropy_bytes: its bound for an entropy coder.
-    """
-
-    name: str
-    weights: int
-    nonzero: int
-    outputs: int
-    levels: int
-    form: str
-    bytes: int
-    instructions: int
-    entropy_bytes: int
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One annealed network. target: the cost that it was pruned to. accuracy: of its exact integers, on validation.
-
-    shifted_loss: percentage points lost against the float network where both see validation moved by up to a pixel.
-    confirmed: within the budget there too, so that it hardly is by luck.
-    """
-
-    target: float
-    nonzero: int
-    bytes: int
-    instructions: int
-    accuracy: float
-    shifted_loss: float
-    within_budget: bool
-    confirmed: bool
-
-
-@dataclass(frozen=True, eq=False)
-class DeepReport:
-    """The result of a search. graph: the integer network. Accuracies: fractions on the validation split.
-
-    seconds: of all training, also of what ran before an interruption. notes: what a user should know, in sentences.
-    """
-
-    graph: Graph
-    validation_accuracy: float
-    float_validation_accuracy: float
-    layers: tuple[LayerRow, ...]
-    seconds: float
-    candidates: tuple[Candidate, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Estimated bytes of all weighted layers."""
-        return sum(row.bytes for row in self.layers)
-
-    @property
-    def nonzero(self) -> int:
-        """Weights other than zero."""
-        return sum(row.nonzero for row in self.layers)
 
 
 @dataclass(frozen=True)
@@ -170,7 +101,7 @@ def compress(
     model = cost or StreamCostModel()
     options = _checked(float_graph, dataset, accuracy_budget, sparsity, seed, prefer, epochs_scale, threads)
     folder = cache_dir / "deep" / _key(float_graph, dataset, options, model)
-    cached = _cached(folder)
+    cached = kept(folder)
     if cached is not None:
         return cached
     from harness.compress.deep.qat import deterministic
@@ -178,29 +109,10 @@ def compress(
     tell = progress or (lambda fraction, text: None)
     with deterministic(threads):
         report = _Search(float_graph, dataset, options, model, folder, tell).run()
-    _keep(folder, report)
+    keep(folder, report)
+    for name in (_STATE, _BASE, _ACCEPTED):
+        (folder / name).unlink(missing_ok=True)
     return report
-
-
-def table(graph: Graph, float_graph: Graph, cost: CostModel) -> tuple[LayerRow, ...]:
-    """One row per weighted layer of the integer `graph`, which was made from `float_graph`."""
-    weights = {layer.name: layer.weight.size for layer in float_graph.layers if isinstance(layer, Conv2d | Linear)}
-    rows = []
-    for layer, estimate in _estimates(graph, cost):
-        rows.append(
-            LayerRow(
-                name=layer.name,
-                weights=weights[layer.name],
-                nonzero=int(np.count_nonzero(layer.weight)),
-                outputs=len(layer.weight),
-                levels=int(np.abs(layer.weight.astype(np.int64)).max()),
-                form=estimate.form if cost.prunable(layer) else "dense",
-                bytes=estimate.bytes,
-                instructions=estimate.instructions,
-                entropy_bytes=estimate.entropy_bytes,
-            )
-        )
-    return tuple(rows)
 
 
 def accuracy(graph: Graph, dataset: Dataset, split: str) -> float:
@@ -217,7 +129,7 @@ def accuracy(graph: Graph, dataset: Dataset, split: str) -> float:
     return float((graph.infer(x).argmax(axis=1) == samples.y).mean())
 
 
-# ---- options and the cache
+# ---- options
 
 
 def _checked(
@@ -265,52 +177,11 @@ def _checked(
 def _key(graph: Graph, dataset: Dataset, options: _Options, cost: CostModel) -> str:
     """Everything that a result depends on: content, options, and the code that made it."""
     key = hashlib.sha256()
-    for name in ("cost", "network", "pruning", "qat", "search"):
+    for name in ("cost", "network", "pruning", "qat", "report", "search"):
         key.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     versions = (importlib.metadata.version("torch"), np.__version__)
     key.update(repr((graph.sha256(), dataset.sha256, options, cost.version, versions)).encode())
     return f"{graph.name}-{key.hexdigest()[:24]}"
-
-
-def _keep(folder: Path, report: DeepReport) -> None:
-    from harness.files import write_whole
-
-    note = {
-        "validation_accuracy": report.validation_accuracy,
-        "float_validation_accuracy": report.float_validation_accuracy,
-        "layers": [asdict(row) for row in report.layers],
-        "seconds": report.seconds,
-        "candidates": [asdict(candidate) for candidate in report.candidates],
-        "notes": report.notes,
-        "graph_sha256": report.graph.sha256(),
-    }
-    graph_file.save(report.graph, folder / "result.safetensors", {"report": json.dumps(note)})
-    write_whole(folder / "result.json", json.dumps(note, indent=1) + "\n")
-    for name in (_STATE, _BASE, _ACCEPTED):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _cached(folder: Path) -> DeepReport | None:
-    """The finished result in `folder`; None where there is none, or it is damaged: then it is made again."""
-    path = folder / "result.safetensors"
-    if not path.exists():
-        return None
-    try:
-        graph, metadata = graph_file.load(path)
-        note = json.loads(metadata["report"])
-        if note["graph_sha256"] != graph.sha256():
-            return None
-        return DeepReport(
-            graph=graph,
-            validation_accuracy=note["validation_accuracy"],
-            float_validation_accuracy=note["float_validation_accuracy"],
-            layers=tuple(LayerRow(**row) for row in note["layers"]),
-            seconds=note["seconds"],
-            candidates=tuple(Candidate(**candidate) for candidate in note["candidates"]),
-            notes=tuple(note["notes"]),
-        )
-    except (InputError, KeyError, ValueError, TypeError):
-        return None
 
 
 # ---- the search
@@ -604,7 +475,7 @@ class _Search:
 
         graph = remove_dead(self.student.to_graph())
         prices = []
-        for (layer, estimate), setting in zip(_estimates(graph, self.cost), self.student.settings, strict=True):
+        for (layer, estimate), setting in zip(estimates(graph, self.cost), self.student.settings, strict=True):
             nonzero, outputs = max(1, int(np.count_nonzero(layer.weight))), len(layer.weight)
             prices.append(
                 Price(
@@ -629,7 +500,7 @@ class _Search:
         return size + instructions / self.options.rate
 
     def _cost_of(self, graph: Graph) -> float:
-        return sum(self._price(cost.bytes, cost.instructions) for _, cost in _estimates(graph, self.cost))
+        return sum(self._price(cost.bytes, cost.instructions) for _, cost in estimates(graph, self.cost))
 
     def _loss(self, reached: float) -> float:
         """Percentage points below the float network."""
@@ -686,8 +557,3 @@ def _products(graph: Graph) -> int:
     """Multiplications of one inference."""
     layers = [layer for layer in graph.layers if isinstance(layer, Conv2d | Linear)]
     return sum(layer.weight.size * positions(graph, layer) for layer in layers)
-
-
-def _estimates(graph: Graph, cost: CostModel) -> list[tuple[Conv2d | Linear, LayerCost]]:
-    layers = [layer for layer in graph.layers if isinstance(layer, Conv2d | Linear)]
-    return [(layer, cost.estimate(layer, positions(graph, layer))) for layer in layers]
