@@ -85,23 +85,10 @@ class LayerShape:
         if self.kind == "linear":
             weight, bias, requantize = self._parameters(random, (self.filters, self.input[0]))
             return Linear("layer", ("x",), "y", weight, bias, True, requantize=requantize, weight_bits=self.weight_bits)
-        if self.kind == "depthwise":
-            weight, bias, requantize = self._parameters(random, (self.input[2], *self.kernel))
-            return DepthwiseConv2d(
-                "layer",
-                ("x",),
-                "y",
-                weight,
-                bias,
-                self.stride,
-                self.before,
-                True,
-                requantize=requantize,
-                padding_after=wide,
-                weight_bits=self.weight_bits,
-            )
-        weight, bias, requantize = self._parameters(random, (self.filters, *self.kernel, self.input[2]))
-        return Conv2d(
+        depthwise = self.kind == "depthwise"
+        filters = (self.input[2], *self.kernel) if depthwise else (self.filters, *self.kernel, self.input[2])
+        weight, bias, requantize = self._parameters(random, filters)
+        return (DepthwiseConv2d if depthwise else Conv2d)(
             "layer",
             ("x",),
             "y",

@@ -196,6 +196,14 @@ class _Answer:
         return self.error(f"line {self._next + 1} is {shown(line.encode())}")
 
 
+def _only(command: str, lines: Sequence[str], pattern: str) -> str:
+    """Of an answer of one line, which must be all of `pattern`: the pattern's first group."""
+    answer = _Answer(command, lines)
+    found = answer.take(pattern).group(1)
+    answer.end()
+    return found
+
+
 def _count(text: str) -> int:
     """A count of at most 64 bits; its pattern admits a little more."""
     value = int(text)
@@ -212,10 +220,7 @@ def refusal(line: str) -> str | None:
 
 def parse_name(lines: Sequence[str]) -> str:
     """Of `name%`: the board's name."""
-    answer = _Answer("name", lines)
-    name = answer.take(rf"m-name-dut-\[{_TEXT}\]").group(1)
-    answer.end()
-    return name
+    return _only("name", lines, rf"m-name-dut-\[{_TEXT}\]")
 
 
 def parse_profile(lines: Sequence[str]) -> Profile:
@@ -229,10 +234,7 @@ def parse_profile(lines: Sequence[str]) -> Profile:
 
 def parse_build(lines: Sequence[str]) -> str:
     """Of `build%`: the build id, 16 hex digits."""
-    answer = _Answer("build", lines)
-    build = answer.take(r"m-build-\[([0-9a-f]{16})\]").group(1)
-    answer.end()
-    return build
+    return _only("build", lines, r"m-build-\[([0-9a-f]{16})\]")
 
 
 def parse_load(lines: Sequence[str], size: int) -> None:
@@ -244,18 +246,12 @@ def parse_load(lines: Sequence[str], size: int) -> None:
 
 def parse_crc(lines: Sequence[str]) -> str:
     """Of `db crc%`: 8 hex digits."""
-    answer = _Answer("db crc", lines)
-    crc = answer.take(r"m-crc-\[([0-9a-f]{8})\]").group(1)
-    answer.end()
-    return crc
+    return _only("db crc", lines, r"m-crc-\[([0-9a-f]{8})\]")
 
 
 def parse_sum(lines: Sequence[str]) -> str:
     """Of `sum%`: the CRC-32 of the answer before, 8 hex digits."""
-    answer = _Answer("sum", lines)
-    crc = answer.take(r"m-sum-\[([0-9a-f]{8})\]").group(1)
-    answer.end()
-    return crc
+    return _only("sum", lines, r"m-sum-\[([0-9a-f]{8})\]")
 
 
 def parse_inference(lines: Sequence[str], runs: int, warmups: int, outputs: int | None = None) -> Inference:

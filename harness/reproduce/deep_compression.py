@@ -252,31 +252,11 @@ def _board_table(run: Run, board: str) -> Table:
     for entry in sorted(entries, key=lambda entry: -entry.network):
         case = known[entry.label]
         measured_accuracy = library if case.kernels == "cmsis-nn" else of_variant.get(case.variant)
-        rows.append(
-            (
-                entry.label + (" (kept)" if entry.origin else ""),
-                f"{entry.weights:,}",
-                f"{entry.kernels:,}",
-                f"{entry.activations:,}",
-                f"{entry.network:,}",
-                f"{entry.stack_used:,}",
-                f"{entry.instructions:,}",
-                f"{measured_accuracy.top1:.2%}" if measured_accuracy is not None else "-",
-            )
-        )
+        rows.append((*entry.cells, f"{measured_accuracy.top1:.2%}" if measured_accuracy is not None else "-"))
     engine = f"{entries[0].engine} {entries[0].emulator}" if entries else "not run"
     return Table(
         f"{board} ({engine}): bytes, and instructions of one inference",
-        (
-            "case",
-            "weights",
-            "kernels",
-            "activ.",
-            "network",
-            "stack",
-            "instr.",
-            "top-1",
-        ),
+        (*experiment.CELLS, "top-1"),
         tuple(rows),
         frozenset(range(1, 8)),
     )

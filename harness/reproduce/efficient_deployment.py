@@ -259,21 +259,9 @@ def _flash(entry: Figures) -> int:
 
 
 def _figures_table(run: Run) -> Table:
-    rows = [
-        (
-            entry.label + (" (kept)" if entry.origin else ""),
-            f"{entry.weights:,}",
-            f"{entry.kernels:,}",
-            f"{entry.activations:,}",
-            f"{entry.network:,}",
-            f"{entry.stack_used:,}",
-            f"{entry.instructions:,}",
-            entry.optimize,
-        )
-        for entry in run.figures
-    ]
-    columns = ("case", "weights", "kernels", "activ.", "network", "stack", "instr.", "flags")
-    return Table(f"{run.board}: bytes, and instructions of one inference", columns, tuple(rows), frozenset(range(1, 7)))
+    rows = tuple((*entry.cells, entry.optimize) for entry in run.figures)
+    columns = (*experiment.CELLS, "flags")
+    return Table(f"{run.board}: bytes, and instructions of one inference", columns, rows, frozenset(range(1, 7)))
 
 
 def _notes(run: Run, compilers: Sequence[str]) -> list[str]:

@@ -55,6 +55,10 @@ class Case:
     forms: tuple[str, ...] = ()
 
 
+# The columns of Figures.cells, all but the first of them numbers.
+CELLS = ("case", "weights", "kernels", "activ.", "network", "stack", "instr.")
+
+
 @dataclass(frozen=True)
 class Figures:
     """What one case takes on one board: bytes and instructions of one inference.
@@ -80,6 +84,12 @@ class Figures:
     @property
     def network(self) -> int:
         return self.weights + self.kernels + self.activations
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Its row of a table whose columns begin with CELLS."""
+        counts = (self.weights, self.kernels, self.activations, self.network, self.stack_used, self.instructions)
+        return self.label + (" (kept)" if self.origin else ""), *(f"{count:,}" for count in counts)
 
     def to_json(self) -> dict[str, Any]:
         """As from_json reads it, with the sum beside its parts."""
