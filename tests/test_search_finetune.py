@@ -14,8 +14,9 @@ from test_mixed_quantize import SHAPE
 
 from harness import preparation
 from harness.compress import finetune as module
-from harness.compress.finetune import Student, finetune
+from harness.compress.finetune import finetune
 from harness.compress.quantize import quantize
+from harness.compress.student import Student
 from harness.data import digits
 from harness.data.base import Dataset
 from harness.errors import InputError
