@@ -22,6 +22,9 @@ Array = NDArray[Any]
 
 INT32_LIMIT = 2**31
 
+# Of scales of 2**-16 and more: nine bits and this many fit in 64.
+_LARGEST_SHIFT = 46
+
 
 @dataclass(frozen=True, eq=False)
 class Requantization:
@@ -46,6 +49,48 @@ class Requantization:
         rounded = (accumulators * self.multiplier + (np.int64(1) << (self.shift - 1))) >> self.shift
         result: Array = np.clip(rounded + self.zero_point, 0, 2**self.bits - 1).astype(np.uint8)
         return result
+
+    def at_32(self, lifts: Array, lowest: Array, highest: Array) -> Requantization | None:
+        """What makes of `acc << lifts` with every T = 32 exactly what this makes of acc; None where nothing does.
+
+        lifts: (C,) int64, 0..31. lowest, highest: (C,) int64, between which accumulators lie; lifted ones are to fit in 32
+        bits. An output is k or more from a certain accumulator on: a multiplier is right that puts all these limits, of
+        which there are 2**bits - 1, where they were.
+        """
+        spare = self.shift + lifts - 32
+        multipliers = np.rint(self.multiplier * 2.0**-spare).astype(np.int64)
+        same = (spare <= 0) | (self.multiplier % (np.int64(1) << spare.clip(0)) == 0)
+        unsure = ~same | (multipliers >= INT32_LIMIT)
+        # Limits of scales below 2**-16 do not fit in 64 bits.
+        for small, kind in ((False, np.dtype(np.int64)), (True, np.dtype(object))):
+            channels = np.flatnonzero(unsure & ((self.shift > _LARGEST_SHIFT) == small))
+            if not channels.size:
+                continue
+            columns = (self.multiplier, self.shift, lifts, lowest, highest)
+            least, most = self._multipliers_at_32(*(values[channels].astype(kind)[:, None] for values in columns))
+            if (least > most).any():
+                return None
+            multipliers[channels] = np.clip(multipliers[channels], least, most)
+        return Requantization(multipliers, np.full_like(self.shift, 32), self.zero_point, self.bits)
+
+    def _multipliers_at_32(
+        self, multiplier: Array, shift: Array, lifts: Array, low: Array, high: Array
+    ) -> tuple[Array, Array]:
+        """The smallest and the largest multiplier that `at_32` can take; (C, 1) -> (C,)."""
+        halves = (2 * (np.arange(1, 2**self.bits) - self.zero_point) - 1).astype(multiplier.dtype)
+        # Of k: the first accumulator whose output is at least k, and what it must reach, lifted and multiplied.
+        first = np.clip(-(-(halves << (shift - 1)) // multiplier), low, high + 1)
+        bound = halves << (31 - lifts)
+        least, most = np.ones_like(first), np.full_like(first, INT32_LIMIT - 1)
+        before, one = first - 1, first.dtype.type(1) if first.dtype != object else 1
+        # first * M >= bound, and before * M < bound, where there are such accumulators.
+        for at, there, reached in ((first, first <= high, True), (before, before >= low, False)):
+            divisor = np.where(at == 0, one, at)
+            at_least = -(-bound // divisor) if reached else bound // divisor + 1
+            at_most = bound // divisor if reached else -(-bound // divisor) - 1
+            least = np.where(there & ((at > 0) if reached else (at < 0)), np.maximum(least, at_least), least)
+            most = np.where(there & ((at < 0) if reached else (at > 0)), np.minimum(most, at_most), most)
+        return least.max(axis=1).astype(np.int64), most.min(axis=1).astype(np.int64)
 
     @staticmethod
     def from_scales(scales: Array, zero_point: int, bits: int = 8) -> Requantization:

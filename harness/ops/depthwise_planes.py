@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.ops import packed
+from harness.ops import lifting, packed
 from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site, Storage
 from harness.ops.shapes import conv_shape
 
@@ -45,6 +45,7 @@ class PlanesDepthwise(Form["DepthwiseConv2d"]):
     asymmetric = True
 
     def applicable(self, layer: DepthwiseConv2d, site: Site) -> bool:
+        layer = lifting.stored(layer, site.input.bits)
         requantize = layer.requantize
         if not site.target.dsp or layer.weight.shape[1:] != (3, 3) or layer.stride != (1, 1):
             return False
@@ -55,6 +56,7 @@ class PlanesDepthwise(Form["DepthwiseConv2d"]):
         return channels % 4 == 0 and 2 * channels <= _LARGEST_STEP and 3 * pitch + 4 <= _LARGEST_LOAD
 
     def cost(self, layer: DepthwiseConv2d, site: Site) -> Cost:
+        layer = lifting.stored(layer, site.input.bits)
         channels, block = len(layer.weight), self._block(layer, site)
         rows, columns, _ = site.output_shape
         blocks = -(-rows // block.rows)
@@ -72,6 +74,7 @@ class PlanesDepthwise(Form["DepthwiseConv2d"]):
         )
 
     def lower(self, layer: DepthwiseConv2d, site: Site) -> Lowering:
+        layer = lifting.stored(layer, site.input.bits)
         assert layer.requantize is not None
         one_pass, definition = self._pass(layer, site)
         constants = np.stack([layer.bias.astype(np.int32), layer.requantize.multiplier.astype(np.int32)], axis=1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.ops import packed
+from harness.ops import lifting, packed
 from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site, Storage
 from harness.ops.shapes import conv_shape
 
@@ -107,6 +107,7 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
     asymmetric = True
 
     def applicable(self, layer: DepthwiseConv2d, site: Site) -> bool:
+        layer = lifting.stored(layer, site.input.bits)
         if not site.target.dsp or layer.weight.shape[1:] != (3, 3) or layer.stride != (2, 2):
             return False
         requantize, channels = layer.requantize, len(layer.weight)
@@ -125,6 +126,7 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
         return reach <= _LARGEST_LOAD and _pitch(pairs) <= _LARGEST_STEP
 
     def cost(self, layer: DepthwiseConv2d, site: Site) -> Cost:
+        layer = lifting.stored(layer, site.input.bits)
         plan = self._plan(layer, site)
         kind = plan.kind
         return Cost(
@@ -136,6 +138,7 @@ class StridedDepthwise(Form["DepthwiseConv2d"]):
         )
 
     def lower(self, layer: DepthwiseConv2d, site: Site) -> Lowering:
+        layer = lifting.stored(layer, site.input.bits)
         plan = self._plan(layer, site)
         kind = plan.kind
         return Lowering(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.ops import packed
+from harness.ops import lifting, packed
 from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site, Storage
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class StripsDepthwise(Form["DepthwiseConv2d"]):
     asymmetric = True
 
     def applicable(self, layer: DepthwiseConv2d, site: Site) -> bool:
+        layer = lifting.stored(layer, site.input.bits)
         if not site.target.dsp or layer.weight.shape[1:] != (3, 3) or layer.stride != (1, 1):
             return False
         if layer.edges != ((1, 1), (1, 1)) or len(layer.weight) % 4:
@@ -82,6 +83,7 @@ class StripsDepthwise(Form["DepthwiseConv2d"]):
         return _plan(layer, site) is not None
 
     def cost(self, layer: DepthwiseConv2d, site: Site) -> Cost:
+        layer = lifting.stored(layer, site.input.bits)
         plan = _planned(layer, site)
         rows, columns, channels = site.output_shape
         fours, blocks = channels // 4, -(-rows // plan.block)
@@ -103,6 +105,7 @@ class StripsDepthwise(Form["DepthwiseConv2d"]):
         )
 
     def lower(self, layer: DepthwiseConv2d, site: Site) -> Lowering:
+        layer = lifting.stored(layer, site.input.bits)
         assert layer.requantize is not None
         plan = _planned(layer, site)
         name = _name(layer, site, plan)

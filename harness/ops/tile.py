@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.ops.lifting import reach
 from harness.ops.lowering import Value, requantization_fields
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def rounds(weight: Array, bias: Array, requantize: Requantization | None, input_
     """Whether rounded sums fit in 16 bits whatever the input, so that two are clamped at a time, with T = 32."""
     if requantize is None or not requantize.one_instruction:
         return False
-    flat, highest = weight.reshape(len(weight), -1).astype(np.int64), 2**input_bits - 1
-    reach = [bias.astype(np.int64) + highest * np.where(flat * sign > 0, flat, 0).sum(axis=1) for sign in (-1, 1)]
-    rounded = [(sums * requantize.multiplier + 2**31 >> 32) + requantize.zero_point for sums in reach]
+    rounded = [
+        (sums * requantize.multiplier + 2**31 >> 32) + requantize.zero_point for sums in reach(weight, bias, input_bits)
+    ]
     return bool(rounded[0].min() - requantize.zero_point >= -(2**15) and rounded[1].max() < 2**15)
 
 
