@@ -50,13 +50,13 @@ typedef struct {
 /* How a pass is made. unroll: words per turn of the loop, of which a run has a multiple. turns: whether there is more
  * than one turn. runs: whether a pair's words lie in runs; if not, all pairs follow each other. centred: whether there
  * is a zero point. bits: of the outputs, one byte each for 8, packed for 4 and 2; 0: the eight sums as they are, of one
- * pair only, filter by filter of the first pixel, then of the second. weight_bits: as stored. dual: for cores that issue
- * two instructions at once.
+ * pair only, filter by filter of the first pixel, then of the second. weight_bits: as stored. lift: weights of 4 and 2 bits
+ * are unpacked times 2^lift, at most 8 - weight_bits. dual: for cores that issue two instructions at once.
  * Passes over runs, and those that leave sums, are of four filters, whose tile is there already where weights is NULL. */
 typedef struct {
     uint32_t unroll;
     bool turns, runs, centred, dual;
-    uint32_t bits, weight_bits;
+    uint32_t bits, weight_bits, lift;
 } nn_tile_kind;
 
 enum { NN_TILE_CONSTANTS = 8 }; /* words around a tile */
@@ -83,6 +83,9 @@ NN_INLINE bool nn_tile_single(nn_tile_kind kind)
     "movw r7, #%c[odds]\n\t"                           \
     "movt r7, #%c[odds]\n\t"                           \
     ".endif\n\t"
+/* The fields at bit `place` of a word's bytes, lifted. */
+#define NN_TILE_FIELDS(target, word, place)            \
+    "and " target ", r2, " word ", ror #(32 + " #place " - %c[lift]) %% 32\n\t"
 #define NN_TILE_UNPACK_WORD                            \
     ".if %c[weight_bits] == 8\n\t"                     \
     "ldm r0!, {r6, r7, r8, r9}\n\t"                    \
@@ -98,16 +101,16 @@ NN_INLINE bool nn_tile_single(nn_tile_kind kind)
     ".else\n\t"                                        \
     ".if %c[weight_bits] == 4\n\t"                     \
     "ldrd r4, r6, [r0], #8\n\t"                        \
-    "and r5, r2, r4, lsr #4\n\t"                       \
-    "and r8, r2, r6, lsr #4\n\t"                       \
-    "and r4, r2, r4\n\t"                               \
-    "and r6, r2, r6\n\t"                               \
+    NN_TILE_FIELDS("r5", "r4", 4)                      \
+    NN_TILE_FIELDS("r8", "r6", 4)                      \
+    NN_TILE_FIELDS("r4", "r4", 0)                      \
+    NN_TILE_FIELDS("r6", "r6", 0)                      \
     ".else\n\t"                                        \
     "ldr r4, [r0], #4\n\t"                             \
-    "and r5, r2, r4, lsr #2\n\t"                       \
-    "and r6, r2, r4, lsr #4\n\t"                       \
-    "and r8, r2, r4, lsr #6\n\t"                       \
-    "and r4, r2, r4\n\t"                               \
+    NN_TILE_FIELDS("r5", "r4", 2)                      \
+    NN_TILE_FIELDS("r6", "r4", 4)                      \
+    NN_TILE_FIELDS("r8", "r4", 6)                      \
+    NN_TILE_FIELDS("r4", "r4", 0)                      \
     ".endif\n\t"                                       \
     "uxtb16 r9, r4, ror #8\n\t"                        \
     "uxtb16 r10, r5, ror #8\n\t"                       \
@@ -262,8 +265,8 @@ NN_INLINE void nn_tile_put(void *output, uint32_t filter, uint32_t bits, int32_t
     const uint32_t kept = shift ? *byte & ((1u << shift) - 1u) : 0u;
     *byte = (uint8_t)(kept | (uint32_t)value << shift);
 }
-/* The weights of four filters and one word of activations, as they are packed, into eight words. */
-NN_INLINE void nn_tile_unpack(const uint32_t *packed, nn_word *tile, uint32_t bits)
+/* The weights of four filters and one word of activations, as they are packed, into eight words, times 2^lift. */
+NN_INLINE void nn_tile_unpack(const uint32_t *packed, nn_word *tile, uint32_t bits, uint32_t lift)
 {
     const uint32_t highest = (1u << (bits - 1u)) - 1u, mask = ((1u << bits) - 1u) * 0x01010101u;
     for (uint32_t filter = 0; filter < 4; filter++, tile++) {
@@ -274,8 +277,8 @@ NN_INLINE void nn_tile_unpack(const uint32_t *packed, nn_word *tile, uint32_t bi
             const int32_t low = (int32_t)(pair >> half & 0xFFu), high = (int32_t)(pair >> (half + 8u) & 0xFFu);
             const int32_t even = bits == 8u ? (int8_t)high : (int32_t)highest - high;
             const int32_t odd = bits == 8u ? 127 - low : low - (int32_t)highest - 1;
-            tile[0] |= ((uint32_t)even & 0xFFFFu) << half;
-            tile[4] |= ((uint32_t)(odd - 256 * even) & 0xFFFFu) << half;
+            tile[0] |= ((uint32_t)even << lift & 0xFFFFu) << half;
+            tile[4] |= ((uint32_t)(odd - 256 * even) << lift & 0xFFFFu) << half;
         }
     }
 }
@@ -389,8 +392,9 @@ NN_INLINE void nn_tile_run(const nn_tile_pass *pass, nn_tile_kind kind)
         : "+r"(parameters)
         : [unroll] "i"(kind.unroll), [turns] "i"(kind.turns), [runs] "i"(kind.runs), [single] "i"(nn_tile_single(kind)),
           [centred] "i"(kind.centred), [bits] "i"(kind.bits), [dual] "i"(kind.dual),
-          [weight_bits] "i"(kind.weight_bits), [mask] "i"(((1u << kind.weight_bits) - 1u) * 0x01010101u),
-          [evens] "i"(highest * 0x00010001u), [odds] "i"(257u * highest + 1u)
+          [weight_bits] "i"(kind.weight_bits), [mask] "i"((((1u << kind.weight_bits) - 1u) << kind.lift) * 0x01010101u),
+          [evens] "i"((highest << kind.lift) * 0x00010001u), [odds] "i"((257u * highest + 1u) << kind.lift),
+          [lift] "i"(kind.lift)
         : "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");
 #else
     const uint32_t words = (uint32_t)(pass->tile_end - pass->tile - 4) / 8u;
@@ -407,7 +411,7 @@ NN_INLINE void nn_tile_run(const nn_tile_pass *pass, nn_tile_kind kind)
                 pass->tile_end[filter] = (nn_word)constants[4u + filter];
             }
             for (uint32_t word = 0; word < words; word++, weights += kind.weight_bits / 2u) {
-                nn_tile_unpack(weights, pass->tile + 4u + 8u * word, kind.weight_bits);
+                nn_tile_unpack(weights, pass->tile + 4u + 8u * word, kind.weight_bits, kind.lift);
             }
         }
         for (uint32_t pair = 0; pair < pairs; pair++) {

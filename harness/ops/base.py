@@ -53,9 +53,9 @@ class Requantization:
     def at_32(self, lifts: Array, lowest: Array, highest: Array) -> Requantization | None:
         """What makes of `acc << lifts` with every T = 32 exactly what this makes of acc; None where nothing does.
 
-        lifts: (C,) int64, 0..31. lowest, highest: (C,) int64, between which accumulators lie; lifted ones are to fit in 32
-        bits. An output is k or more from a certain accumulator on: a multiplier is right that puts all these limits, of
-        which there are 2**bits - 1, where they were.
+        lifts: (C,) int64, 0..31. lowest, highest: (C,) int64, between which accumulators lie; lifted ones are to fit
+        in 32 bits. An output is k or more from a certain accumulator on: a multiplier is right that puts all these
+        limits, of which there are 2**bits - 1, where they were.
         """
         spare = self.shift + lifts - 32
         multipliers = np.rint(self.multiplier * 2.0**-spare).astype(np.int64)
