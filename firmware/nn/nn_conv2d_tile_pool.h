@@ -10,12 +10,14 @@
 #include "nn_conv2d_tile.h"
 #include "nn_halves.h"
 
-/* conv: without the pool, to 8 bits. collected: where in scratch, in bytes, its rows go. pool: (rows, columns) of a
- * window, which divide the convolution's. output: how maxima are stored. */
+/* conv: without the pool, to 8 bits, its filters in whole fours. collected: where in scratch, in bytes, its rows go.
+ * pool: (rows, columns) of a window, which divide the convolution's. filters: of the layer. output: how maxima are
+ * stored. */
 typedef struct {
     nn_conv2d_tile_layer conv;
     uint32_t collected;
     uint32_t pool[2];
+    uint32_t filters;
     nn_element output;
 } nn_conv2d_tile_pool_layer;
 
@@ -30,26 +32,24 @@ NN_INLINE void nn_conv2d_tile_pool_rows(const void *context, const void *block, 
     const uint8_t *corner = block;
     for (uint32_t row = 0; row < rows / down; row++, corner += (down - 1u) * pitch) {
         uint8_t *const target =
-            (uint8_t *)output + (first / down + row) * nn_row_bytes(columns * s->filters, layer->output);
+            (uint8_t *)output + (first / down + row) * nn_row_bytes(columns * layer->filters, layer->output);
+        uint32_t index = 0;
         for (uint32_t column = 0; column < columns; column++, corner += across * s->filters) {
-            if (s->filters % 4u == 0) {
-                for (uint32_t filter = 0; filter < s->filters; filter += 4u) {
-                    uint32_t best = 0;
-                    for (uint32_t i = 0; i < down * across; i++) {
-                        const uint8_t *const at = corner + i / across * pitch + i % across * s->filters + filter;
-                        best = nn_bytes_max(best, *(const nn_word *)(const void *)at);
-                    }
-                    nn_put_four(nn_bytes_clamp(best, bits), target + (column * s->filters + filter) * bits / 8u,
-                                layer->output);
-                }
-                continue;
-            }
-            for (uint32_t filter = 0; filter < s->filters; filter++) {
-                int32_t best = 0;
+            for (uint32_t filter = 0; filter < s->filters; filter += 4u) {
+                uint32_t best = 0;
                 for (uint32_t i = 0; i < down * across; i++) {
-                    best = nn_max(best, corner[i / across * pitch + i % across * s->filters + filter]);
+                    const uint8_t *const at = corner + i / across * pitch + i % across * s->filters + filter;
+                    best = nn_bytes_max(best, *(const nn_word *)(const void *)at);
                 }
-                nn_put(target, column * s->filters + filter, layer->output, nn_clamp(best, bits));
+                best = nn_bytes_clamp(best, bits);
+                if (layer->filters % 4u == 0) {
+                    nn_put_four(best, target + index * bits / 8u, layer->output);
+                    index += 4u;
+                    continue;
+                }
+                for (uint32_t i = 0; i < 4u && filter + i < layer->filters; i++, index++) {
+                    nn_put(target, index, layer->output, (int32_t)(best >> 8u * i & 255u));
+                }
             }
         }
     }

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.ops import packed, tile
+from harness.ops import lifting, packed, tile
+from harness.ops.base import Requantization
 from harness.ops.lowering import (
     Constant,
     Cost,
@@ -67,7 +68,7 @@ class TileConv2d(Form["Conv2d"]):
             return False
         if site.output.packed and not self._direct(layer, site):
             return False
-        return tile.fits(self._matrix(layer))
+        return tile.fits(self._matrix(self._lifted(layer, site)[1]))
 
     def refusal(self, layer: Conv2d, site: Site) -> str | None:
         if site.target.dsp and not tile.fits(self._matrix(layer)):
@@ -93,7 +94,16 @@ class TileConv2d(Form["Conv2d"]):
         runs, turn = (kernel_rows if view.name == "ROWS" else 0), tile.unroll(view.run, site.target)
         pair = tile.pair_instructions(view.run, runs, turn, direct=direct, dual=self.dual)
         bits = tile.bits(layer)
-        one_pass = tile.pass_name(view.run, runs, turn, bits, layer.requantize, direct=direct, dual=self.dual)
+        one_pass = tile.pass_name(
+            view.run,
+            runs,
+            turn,
+            bits,
+            layer.requantize,
+            direct=direct,
+            dual=self.dual,
+            lift=self._lifted(layer, site)[0],
+        )
         if view.name == "PATCHES":
             fill = float(
                 rows * columns * (3 * view.words + 20) + blocks * view.window_bytes * (8 if site.input.packed else 1)
@@ -112,10 +122,12 @@ class TileConv2d(Form["Conv2d"]):
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
         view, direct = self._view(layer, site), self._direct(layer, site)
-        matrix = self._matrix(layer)
         runs, turn = (layer.weight.shape[1] if view.name == "ROWS" else 0), tile.unroll(view.run, site.target)
         bits = tile.bits(layer)
-        one_pass = tile.pass_name(view.run, runs, turn, bits, layer.requantize, direct=direct, dual=self.dual)
+        lift, lifted = self._lifted(layer, site)
+        one_pass = tile.pass_name(
+            view.run, runs, turn, bits, layer.requantize, direct=direct, dual=self.dual, lift=lift
+        )
         return Lowering(
             form=self.name,
             header="nn_conv2d_tile.h",
@@ -135,14 +147,14 @@ class TileConv2d(Form["Conv2d"]):
                 "requantize": tile.requantization(layer.requantize, direct=direct),
             },
             constants=(
-                Constant("weights", "uint32_t", tile.pack(matrix, bits)),
-                Constant("constants", "int32_t", tile.constants(matrix, layer.bias, layer.requantize)),
+                Constant("weights", "uint32_t", tile.pack(self._matrix(layer), bits)),
+                Constant("constants", "int32_t", tile.constants(self._matrix(lifted), lifted.bias, lifted.requantize)),
                 *(() if direct else requantization_constants(layer.requantize)),
             ),
             scratch_bytes=self._scratch(view),
             functions={
                 one_pass: tile.pass_function(
-                    view.run, runs, turn, bits, layer.requantize, direct=direct, dual=self.dual
+                    view.run, runs, turn, bits, layer.requantize, direct=direct, dual=self.dual, lift=lift
                 ),
             },
         )
@@ -151,7 +163,12 @@ class TileConv2d(Form["Conv2d"]):
         """Whether the pass itself requantises and stores."""
         if len(layer.weight) % 4 or layer.requantize is None or layer.requantize.bits != site.output.bits:
             return False
-        return tile.rounds(layer.weight, layer.bias, layer.requantize, site.input.bits)
+        _, lifted = lifting.unpacked(layer, site.input.bits)
+        return tile.rounds(lifted.weight, lifted.bias, lifted.requantize, site.input.bits)
+
+    def _lifted(self, layer: Conv2d, site: Site) -> tuple[int, Conv2d]:
+        """As lifting.unpacked, where the pass requantises."""
+        return lifting.unpacked(layer, site.input.bits) if self._direct(layer, site) else (0, layer)
 
     def _flat(self, layer: Conv2d, site: Site) -> bool:
         """Whether outputs read what lies at their own place alone, and rows have no gaps between them."""
@@ -235,10 +252,10 @@ class PooledTileConv2d(TileConv2d):
         conv, where = self._unpooled(layer, site)
         cost = super().cost(conv, where)
         window, filters = int(np.prod(layer.pool.kernel)), len(layer.weight)
-        each = (4 * window + 14) / 4 if filters % 4 == 0 else 5 * window + 16
+        four = 4 * window + (14 if filters % 4 == 0 else 40)
         return dataclasses.replace(
             cost,
-            instructions=cost.instructions + round(each * int(np.prod(site.output_shape))),
+            instructions=cost.instructions + four * int(np.prod(site.output_shape[:2])) * -(-filters // 4),
             scratch=cost.scratch + self._collected(conv, where),
             code=cost.code + 200,
         )
@@ -256,16 +273,30 @@ class PooledTileConv2d(TileConv2d):
                 "conv": lowering.fields,
                 "collected": lowering.scratch_bytes,
                 "pool": layer.pool.kernel,
+                "filters": len(layer.weight),
                 "output": site.output.value,
             },
             scratch_bytes=lowering.scratch_bytes + self._collected(conv, where),
         )
 
     def _unpooled(self, layer: Conv2d, site: Site) -> tuple[Conv2d, Site]:
-        """The convolution alone, to 8 bits, and where it stands. Its pool says how many rows a block must be of."""
+        """The convolution alone, to 8 bits, and where it stands. Its pool says how many rows a block must be of.
+
+        Filters are in whole fours, the missing ones 0, so that passes store what four yield.
+        """
         assert layer.requantize is not None
-        conv = dataclasses.replace(layer, requantize=dataclasses.replace(layer.requantize, bits=8))
-        shape = (*layer.convolved(site.input_shape), len(layer.weight))
+        missing = -len(layer.weight) % 4
+        conv = dataclasses.replace(
+            layer,
+            weight=np.pad(layer.weight, ((0, missing), (0, 0), (0, 0), (0, 0))),
+            bias=np.pad(layer.bias, (0, missing)),
+            requantize=Requantization(
+                np.pad(layer.requantize.multiplier, (0, missing), constant_values=1),
+                np.pad(layer.requantize.shift, (0, missing), constant_values=32),
+                layer.requantize.zero_point,
+            ),
+        )
+        shape = (*layer.convolved(site.input_shape), len(conv.weight))
         return conv, dataclasses.replace(site, output_shape=shape, output=Storage.U8)
 
     def _collected(self, conv: Conv2d, where: Site) -> int:

@@ -111,9 +111,10 @@ def pass_name(
     *,
     direct: bool,
     dual: bool = False,
+    lift: int = 0,
 ) -> str:
-    """The C function that makes such passes."""
-    kind = f"nn_tile_pass_s{weight_bits}_{turn}" + ("_dual" if dual else "")
+    """The C function that makes such passes. lift: of weights that are unpacked (lifting.unpacked)."""
+    kind = f"nn_tile_pass_s{weight_bits}_{turn}" + (f"_lifted_{lift}" if lift else "") + ("_dual" if dual else "")
     kind += "_runs" if runs else "_turns" if turn < run else ""
     if not direct or requantize is None:
         return f"{kind}_sums"
@@ -134,6 +135,7 @@ def pass_function(
     *,
     direct: bool,
     dual: bool = False,
+    lift: int = 0,
 ) -> str:
     """Its definition."""
     stored = requantize if direct else None
@@ -144,10 +146,11 @@ def pass_function(
         "centred": _truth(stored is not None and stored.zero_point != 0),
         "bits": str(stored.bits if stored is not None else 0),
         "weight_bits": str(weight_bits),
+        "lift": str(lift),
         "dual": _truth(dual),
     }
     fields = ", ".join(f".{name} = {value}" for name, value in kind.items())
-    name = pass_name(run, runs, turn, weight_bits, requantize, direct=direct, dual=dual)
+    name = pass_name(run, runs, turn, weight_bits, requantize, direct=direct, dual=dual, lift=lift)
     return (
         f"NN_SHARED void {name}(const nn_tile_pass *pass)\n{{\n    nn_tile_run(pass, (nn_tile_kind){{{fields}}});\n}}"
     )
