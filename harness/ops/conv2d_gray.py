@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.ops.conv2d_pairs import dot_instructions, pack_pairs
 from harness.ops.lowering import (
+    UNPACKED,
     Constant,
     Cost,
     Form,
@@ -17,6 +18,8 @@ from harness.ops.lowering import (
     finish_constants,
     requantization_fields,
 )
+from harness.ops.packed import STORAGES, WEIGHT_BITS, words
+from harness.ops.packing import pack_rows
 from harness.ops.shapes import conv_shape
 
 if TYPE_CHECKING:
@@ -40,14 +43,29 @@ def stacked(weight: Array) -> Array:
     return result.reshape(2 * filters, -1, 2, columns).transpose(0, 1, 3, 2)
 
 
+def pack_filters(weight: Array, bits: int) -> Array:
+    """(O, KH, KW, 1) int8 -> (O, words) uint32: each filter's tile as nn_gray_unpack has it."""
+    packed = pack_pairs(stacked(weight))
+    if bits == 8:
+        return packed
+    # (filter, word of the tile, half): of two words, bytes 0 and 2 are those of the first.
+    halves = packed.view(np.int8).reshape(len(packed), -1, 2, 2).transpose(0, 1, 3, 2).reshape(len(packed), -1, 2)
+    shared = 16 // bits
+    halves = np.pad(halves, ((0, 0), (0, -halves.shape[1] % shared), (0, 0))) + np.int8(2 ** (bits - 1))
+    fields = halves.reshape(len(packed), -1, shared, 2).transpose(0, 1, 3, 2)
+    return pack_rows(fields.reshape(len(packed), -1), bits)
+
+
 class GrayConv2d(Form["Conv2d"]):
     """Two rows and two columns of outputs at a time, pixels paired one below the other."""
 
     name = "gray"
+    storages = STORAGES | UNPACKED
+    weight_bits = WEIGHT_BITS
     widens = True
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
-        if not site.target.dsp or layer.weight.shape[3] != 1 or layer.stride != (1, 1):
+        if not site.target.dsp or layer.weight.shape[3] != 1 or layer.stride != (1, 1) or site.input.packed:
             return False
         pooled = layer.pool is not None and (layer.pool.kernel, layer.pool.stride) == ((2, 2), (2, 2))
         plain = layer.pool is None or (layer.pool.kernel, layer.pool.stride) == ((1, 1), (1, 1))
@@ -55,18 +73,22 @@ class GrayConv2d(Form["Conv2d"]):
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
         shape = stacked(layer.weight).shape
-        filters, packed_words = pack_pairs(stacked(layer.weight)).shape
+        filters, packed_words = pack_filters(layer.weight, layer.weight_bits).shape
         rows, columns = (-(-size // 2) for size in layer.convolved(site.input_shape))
+        unpacking = 5 if layer.weight_bits == 8 else 48 // layer.weight_bits
         return Cost(
             flash=4 * filters * packed_words + 8 * filters,
             scratch=self._scratch(layer, site, packed_words),
-            instructions=filters * rows * (columns * dot_instructions(shape) + packed_words * 5)
-            + 8 * int(np.prod(site.output_shape))
+            instructions=filters * rows * (columns * dot_instructions(shape) + packed_words * unpacking)
+            + (14 if site.output.packed else 8) * int(np.prod(site.output_shape))
             + 4 * int(np.prod(site.input_shape)),
-            code=850,
+            code=850 + 100 * site.output.packed,
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
+        from harness.ops.conv2d import conv_shape
+
+        packed = pack_filters(layer.weight, layer.weight_bits)
         packed = pack_pairs(stacked(layer.weight))
         return Lowering(
             form=self.name,
@@ -77,6 +99,7 @@ class GrayConv2d(Form["Conv2d"]):
                 "shape": conv_shape(layer, site),
                 "input_zero_point": layer.input_zero_point,
                 "weights": Reference("weights"),
+                "weight_bits": layer.weight_bits,
                 "packed_words": packed.shape[1],
                 "bias": Reference("bias"),
                 "requantize": requantization_fields(layer.requantize),
@@ -93,5 +116,8 @@ class GrayConv2d(Form["Conv2d"]):
         return int(site.input_shape[1]) + 2 * layer.padding[1]
 
     def _scratch(self, layer: Conv2d, site: Site, packed_words: int) -> int:
-        """Bytes of the tile and of the window."""
-        return 8 * packed_words + 4 * (int(layer.weight.shape[1]) // 2 + 1) * self._width(layer, site)
+        """Bytes of the tile, of the window, and of the rows of outputs that are packed at a time."""
+        window = 4 * (int(layer.weight.shape[1]) // 2 + 1) * self._width(layer, site)
+        rows = 1 if layer.pool is not None and layer.pool.kernel != (1, 1) else 2
+        collected = rows * int(np.prod(site.output_shape[1:])) if site.output.packed else 0
+        return 64 // layer.weight_bits * packed_words + window + words(collected)
