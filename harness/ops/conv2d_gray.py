@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.ops.conv2d_pairs import dot_instructions, pack_pairs
+from harness.ops.conv2d_pairs import pack_pairs
 from harness.ops.lowering import (
     UNPACKED,
     Constant,
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 # The widest window whose next row one ADDW reaches, in pixels.
 _LARGEST_WIDTH = 1000
+
+# Words of kernels and of their rows up to which the inner product is a straight line (nn_dot.h).
+_UNROLLED, _STRAIGHT = 24, 17
 
 
 def stacked(weight: Array) -> Array:
@@ -72,14 +75,13 @@ class GrayConv2d(Form["Conv2d"]):
         return (pooled or plain) and self._width(layer, site) <= _LARGEST_WIDTH
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
-        shape = stacked(layer.weight).shape
         filters, packed_words = pack_filters(layer.weight, layer.weight_bits).shape
         rows, columns = (-(-size // 2) for size in layer.convolved(site.input_shape))
-        unpacking = 5 if layer.weight_bits == 8 else 48 // layer.weight_bits
+        unpacking = 5 if layer.weight_bits == 8 else 96 // layer.weight_bits
         return Cost(
             flash=4 * filters * packed_words + 8 * filters,
             scratch=self._scratch(layer, site, packed_words),
-            instructions=filters * rows * (columns * dot_instructions(shape) + packed_words * unpacking)
+            instructions=filters * rows * (columns * _four_instructions(layer) + packed_words * unpacking)
             + (14 if site.output.packed else 8) * int(np.prod(site.output_shape))
             + 4 * int(np.prod(site.input_shape)),
             code=850 + 100 * site.output.packed,
@@ -121,3 +123,10 @@ class GrayConv2d(Form["Conv2d"]):
         rows = 1 if layer.pool is not None and layer.pool.kernel != (1, 1) else 2
         collected = rows * int(np.prod(site.output_shape[1:])) if site.output.packed else 0
         return 64 // layer.weight_bits * packed_words + window + words(collected)
+
+
+def _four_instructions(layer: Conv2d) -> int:
+    """Of nn_dot_2x2 for one filter's four outputs, with what goes with it. Small kernels are a straight line."""
+    rows, width = int(layer.weight.shape[1]) // 2 + 1, int(layer.weight.shape[2])
+    skip = 1 if rows * width <= _UNROLLED and width <= _STRAIGHT else 4
+    return rows * (11 * (width // 2) + 7 * (width % 2) + skip) + 27
