@@ -88,10 +88,7 @@ class GrayConv2d(Form["Conv2d"]):
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
-        from harness.ops.conv2d import conv_shape
-
         packed = pack_filters(layer.weight, layer.weight_bits)
-        packed = pack_pairs(stacked(layer.weight))
         return Lowering(
             form=self.name,
             header="nn_conv2d_gray.h",
