@@ -9,6 +9,7 @@ import numpy as np
 from harness.ops import tile
 from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site, Storage
 from harness.ops.packed import WEIGHT_BITS, words
+from harness.ops.passes import pass_function, pass_name
 from harness.ops.shapes import conv_shape
 
 if TYPE_CHECKING:
@@ -145,18 +146,13 @@ class FirConv2d(Form["Conv2d"]):
     def _pass(self, layer: Conv2d, site: Site) -> tuple[str, str]:
         """The name and the definition of the C function that sums up products."""
         assert layer.requantize is not None
-        kind: dict[str, str] = {}
+        kind: dict[str, int | bool] = {}
         for name, part in zip(("common", "lower", "upper"), self._parts(layer), strict=True):
             turn = self._turn(part, site)
-            kind |= {name: str(turn), f"{name}_turns": _truth(turn < part)}
-        kind |= {"dual": _truth(self.dual), "centred": _truth(layer.requantize.zero_point != 0)}
-        kind["bits"] = str(layer.requantize.bits)
-        name = "nn_fir_pass_" + "_".join(kind.values())
-        fields = ", ".join(f".{field} = {value}" for field, value in kind.items())
-        return (
-            name,
-            f"NN_SHARED void {name}(const nn_fir_pass *pass)\n{{\n    nn_fir_run(pass, (nn_fir_kind){{{fields}}});\n}}",
-        )
+            kind |= {name: turn, f"{name}_turns": turn < part}
+        kind |= {"dual": self.dual, "centred": layer.requantize.zero_point != 0, "bits": layer.requantize.bits}
+        name = pass_name("nn_fir", kind)
+        return name, pass_function("nn_fir", name, kind)
 
 
 class DualFirConv2d(FirConv2d):
@@ -181,7 +177,3 @@ def pack_kernels(weight: Array, bits: int) -> Array:
     shifts = bits * np.arange(shared, dtype=np.uint32)
     packed: Array = np.bitwise_or.reduce(fields << shifts[:, None], axis=1).ravel()
     return packed
-
-
-def _truth(value: bool) -> str:
-    return "true" if value else "false"

@@ -11,6 +11,7 @@ from harness.ops import tile
 from harness.ops.base import INT32_LIMIT
 from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site, Storage
 from harness.ops.packing import pack_rows
+from harness.ops.passes import pass_function, pass_name
 
 if TYPE_CHECKING:
     from harness.ops.base import Array
@@ -121,15 +122,13 @@ class NarrowConv2d(Form["Conv2d"]):
         """The name and the definition of the C function that computes four filters."""
         assert layer.requantize is not None
         kind = {
-            "lane": str(self._plan(layer, site).lane),
-            "unroll": str(_unroll(int(layer.weight.shape[3]))),
-            "centred": "true" if layer.requantize.zero_point else "false",
-            "bits": str(layer.requantize.bits),
+            "lane": self._plan(layer, site).lane,
+            "unroll": _unroll(int(layer.weight.shape[3])),
+            "centred": layer.requantize.zero_point != 0,
+            "bits": layer.requantize.bits,
         }
-        name = "nn_narrow_pass_" + "_".join(kind.values())
-        fields = ", ".join(f".{field} = {value}" for field, value in kind.items())
-        body = f"nn_narrow_run(pass, (nn_narrow_kind){{{fields}}});"
-        return name, f"NN_SHARED void {name}(const nn_narrow_pass *pass)\n{{\n    {body}\n}}"
+        name = pass_name("nn_narrow", kind)
+        return name, pass_function("nn_narrow", name, kind)
 
     def _plan(self, layer: Conv2d, site: Site) -> _Plan:
         lane, pixels = self._lane(layer, site), int(np.prod(site.output_shape[:2]))

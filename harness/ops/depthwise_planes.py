@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.ops import lifting, packed
 from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site, Storage
+from harness.ops.passes import pass_function, pass_name
 from harness.ops.shapes import conv_shape
 
 if TYPE_CHECKING:
@@ -110,10 +111,8 @@ class PlanesDepthwise(Form["DepthwiseConv2d"]):
             "zero_point": layer.requantize.zero_point,
             "bits": layer.requantize.bits,
         }
-        name = "nn_planes_pass_" + "_".join(map(str, kind.values()))
-        fields = ", ".join(f".{field} = {value}" for field, value in kind.items())
-        body = f"nn_planes_run(pass, (nn_planes_kind){{{fields}}});"
-        return name, f"NN_SHARED void {name}(const nn_planes_pass *pass)\n{{\n    {body}\n}}"
+        name = pass_name("nn_planes", kind)
+        return name, pass_function("nn_planes", name, kind)
 
     def _block(self, layer: DepthwiseConv2d, site: Site) -> _Block:
         rows, columns, _ = site.output_shape

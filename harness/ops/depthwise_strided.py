@@ -10,6 +10,7 @@ import numpy as np
 
 from harness.ops import lifting, packed
 from harness.ops.lowering import Constant, Cost, Form, Lowering, Reference, Site, Storage
+from harness.ops.passes import pass_function
 from harness.ops.shapes import conv_shape
 
 if TYPE_CHECKING:
@@ -67,9 +68,7 @@ class _Kind:
     @property
     def definition(self) -> str:
         """The C function."""
-        fields = ", ".join(f".{name} = {str(value).lower()}" for name, value in asdict(self).items())
-        body = f"nn_strided_run(pass, (nn_strided_kind){{{fields}}});"
-        return f"NN_SHARED void {self.name}(const nn_strided_pass *pass)\n{{\n    {body}\n}}"
+        return pass_function("nn_strided", self.name, asdict(self))
 
     def rows_of(self, lines: int) -> list[int]:
         """Of `lines` rows of outputs: with how many rows of the kernel each."""
