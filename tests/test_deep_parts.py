@@ -153,7 +153,7 @@ def test_uniform_sparsity_is_the_same_in_every_layer() -> None:
     assert [int(mask.sum()) for mask in masks] == [10, 20, 21]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(arrays.arrays(np.int8, (3, 60), elements=st.integers(-15, 15)))
 def test_repaired_filters_fit_into_lanes_and_others_stay(weights: np.ndarray) -> None:
     repaired = repair_lanes(weights, weights.astype(np.float32)).astype(int)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from firmware_images import INPUT, NETWORK, Line, compile_host, on_pty, reference
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -135,7 +135,7 @@ def test_checks_every_layer_though_the_network_consumes_its_input(line: Line) ->
 
 
 @given(data=st.binary(min_size=16, max_size=16))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_agrees_with_the_reference(long_lived: Line, data: bytes) -> None:
     long_lived.load(data)
     answers = long_lived.ask("crc")
@@ -193,7 +193,7 @@ _COMMANDS = st.one_of(
 
 
 @given(commands=st.lists(_COMMANDS, min_size=1, max_size=8))
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80)
 def test_whatever_comes_each_command_is_answered_once(long_lived: Line, commands: list[str]) -> None:
     for command in commands:
         text = command.replace("%", "").encode("latin-1")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels_dense import on_core_exactly, on_host_exactly, site_of
 
@@ -119,7 +119,7 @@ def test_assembly_and_what_it_costs(name: str, form: str) -> None:
     assert 0.7 < estimated / ran[0].instructions < 1.4  # some of these are tiny
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6)
 @given(
     shape=st.tuples(st.integers(1, 12), st.integers(1, 12), st.sampled_from([4, 8])),
     count=st.integers(1, 3),
@@ -132,7 +132,7 @@ def test_any_shape(shape: tuple[int, int, int], count: int, zero_point: int, bit
     on_host_exactly(depthwise(shape, layers, zero_point), "planes", tmp_path)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6)
 @given(
     height=st.integers(1, 9),
     width=st.integers(1, 20),

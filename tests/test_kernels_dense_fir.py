@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels_dense import Convolution, convolutions, on_core_exactly, on_host_exactly, site_of
 
@@ -68,7 +68,7 @@ def test_portable_path(name: str, tmp_path: Path) -> None:
     on_host_exactly(NETWORKS[name], "fir", tmp_path, every=name not in PACKED_INPUTS)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6)
 @given(
     shape=st.tuples(st.integers(1, 15), st.integers(1, 7), st.integers(1, 5)),
     kernel=st.tuples(st.sampled_from([5, 6, 9, 10]), st.integers(1, 4)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels_dense import Convolution, convolutions, forms_of, on_host_exactly, site_of
 from kernels_networks import core_crcs, on_core, random_inputs, reference_crcs
@@ -60,7 +60,7 @@ def test_assembly_is_exact_and_costs_what_is_estimated(name: str) -> None:
         assert 0.85 < estimated / ran[2].instructions < 1.15
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6)
 @given(
     shape=st.tuples(st.integers(2, 11), st.integers(2, 11)),
     kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels_dense import convolutions, on_core_exactly, on_host_exactly, site_of
 from test_kernels_dense_depthwise import ONE, depthwise
@@ -45,7 +45,7 @@ def outputs(requantize: Requantization, accumulators: Array) -> list[int]:
     return [min(max(one, 0), 2**requantize.bits - 1) for one in rounded]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     exponent=st.floats(-30, 5),
     bits=st.sampled_from([2, 4, 8]),
@@ -139,7 +139,7 @@ def test_depthwise_on_a_core(form: str) -> None:
     assert [layer.form for layer in generated.layers] == [form] * len(graph.layers)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6)
 @given(
     exponents=st.tuples(st.floats(-12, -4), st.floats(-3, 5)),
     channels=st.sampled_from([4, 8, 12]),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernels_dense import site_of
 from kernels_networks import core_crcs, on_core, on_host, reference_crcs
@@ -87,7 +87,7 @@ def test_portable_path(name: str, tmp_path: Path) -> None:
     assert np.array_equal(crcs, reference_crcs(graph, x))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8)
 @given(
     kind=st.sampled_from(["max", "average"]),
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernels_dense import on_core_exactly, on_host_exactly, site_of
 from test_kernels_dense_depthwise import ONE, depthwise
@@ -64,7 +64,7 @@ def test_assembly_and_what_it_costs(name: str) -> None:
     assert 0.88 < estimated / ran[0].instructions < 1.12
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5)
 @given(
     shape=st.tuples(st.integers(1, 26), st.integers(1, 26), st.sampled_from([4, 8])),
     before=st.tuples(st.integers(0, 2), st.integers(0, 2)),

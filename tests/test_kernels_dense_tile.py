@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels_dense import convolutions, forms_of, on_core_exactly, on_host_exactly, site_of
 from kernels_networks import core_crcs, on_core, random_inputs, reference_crcs
@@ -73,7 +73,7 @@ def test_portable_path(name: str, tmp_path: Path) -> None:
 FORMS = {"cortex-m4": TileConv2d(), "cortex-m7": DualTileConv2d()}
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6)
 @given(
     shape=st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 2, 3, 4, 8, 12])),
     kernels=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=3),

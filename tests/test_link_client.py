@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import serial
 import serial.rfc2217
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from link_board import BUILD_ID, Board, Line, at, build, double, drop, flip, insert
 
@@ -164,7 +164,7 @@ changes = st.one_of(
 
 
 class TestBrokenLine:
-    @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=20)
     @example(position=1, change=drop)
     @example(position=SENT - 8, change=drop)
     @example(position=14 + 65, change=drop)
@@ -179,7 +179,7 @@ class TestBrokenLine:
             assert client.layer_crcs(2) == expected(image())
             assert client.retries <= 1
 
-    @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=20)
     @example(position=SYNC + 26 + 9, change=drop)
     @example(position=ANSWERED - 20, change=flip(1))
     @given(position=st.integers(0, ANSWERED - 1), change=changes)

@@ -175,7 +175,7 @@ def slow_convolution(layer: Conv2d, x: Array) -> Array:
     return result
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.booleans())
 def test_the_reference_is_exact(seed: int, large: bool) -> None:
     """Sums in float32 where they stay below 2**24, else in float64: both as in unbounded integers."""

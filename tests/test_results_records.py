@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -493,7 +493,7 @@ class TestLoad:
         assert harness.results.load(tmp_path)["id"].is_monotonic_increasing
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(data=st.data())
 def test_no_damage_to_a_file_is_ever_taken_for_a_record(tmp_path: Path, data: st.DataObject) -> None:
     """A changed byte either keeps the content (white space) or makes the file unusable: never another figure."""

@@ -98,7 +98,6 @@ def networks(draw: st.DrawFn) -> Table:
     return Table("random", weights, tuple(steps))
 
 
-@settings(deadline=None)
 @given(networks(), st.floats(0, 1), st.floats(0, 1))
 def test_the_rule_ends_and_fits_wherever_two_bits_do(network: Table, flash: float, ram: float) -> None:
     (wide_weights, wide), (narrow_weights, narrow) = network.uniform(8), network.uniform(2)
@@ -112,7 +111,7 @@ def test_the_rule_ends_and_fits_wherever_two_bits_do(network: Table, flash: floa
         assert set(found.weights.values()) == {8}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(networks(), st.floats(0, 1), st.floats(0, 1))
 def test_filling_uses_what_can_be_used_and_takes_as_little_as_possible(
     network: Table, flash: float, ram: float

@@ -148,7 +148,7 @@ def weight_tables(draw: st.DrawFn) -> Table:
     return Table("t", tuple(Weights(f"l{i}", e, c) for i, (e, c) in enumerate(counts)), full.steps)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(weight_tables(), st.data())
 def test_projection_finds_the_nearest_policy_that_fits_and_fills(network: Table, data: st.DataObject) -> None:
     narrow, wide = network.flash(network.uniform(2)[0]), network.flash(network.uniform(8)[0])
