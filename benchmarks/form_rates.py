@@ -26,7 +26,7 @@ from harness.errors import BuildError
 from harness.graph.graph import Graph, build
 from harness.kernelbench import bench, shapes
 from harness.ops.lowering import Target
-from harness.pipeline import Compression, prepare
+from harness.preparation import Compression, prepare
 
 # The board of each core; its core is replaced where it has another one.
 BOARDS = {

@@ -18,6 +18,7 @@ from unittest import mock
 
 from harness import pipeline
 from harness.boards import Board
+from harness.codegen.choose import Room
 from harness.codegen.generate import Generated
 from harness.graph.graph import Graph
 from harness.pipeline import RunSpec
@@ -34,8 +35,8 @@ def slowed(instructions: int) -> Iterator[None]:
     """Networks generated meanwhile take about so many instructions more."""
     generate = pipeline._generated
 
-    def with_loop(spec: RunSpec, graph: Graph, board: Board) -> Generated:
-        made = generate(spec, graph, board)
+    def with_loop(spec: RunSpec, graph: Graph, board: Board, room: Room) -> Generated:
+        made = generate(spec, graph, board, room)
         source = made.files["network.c"]
         if source.count(HEAD) != 1:
             raise RuntimeError("network_infer() begins in another way than this benchmark knows")
