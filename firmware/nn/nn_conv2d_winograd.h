@@ -33,7 +33,8 @@ typedef struct {
 /* weights: of each four filters, four channels and one of the filters, nine words of four bytes, tap by tap; of 4 and 2
  * bits, two and four filters share these words, the first in the highest bits of each byte. chunk: rows of tiles at a
  * time. pass: nn_winograd_run for as many channels. zeros: eight. direct: whether all shifts are 32, and rounded results
- * fit in 16 bits with their zero point, and are stored as bytes. */
+ * fit in 16 bits with their zero point, and are stored in 8, 4 or 2 bits. lift: biases are 2^lift times as large as the
+ * weights want them, and sums are requantised so. */
 typedef struct {
     nn_conv2d_shape shape;
     int32_t input_zero_point;
@@ -45,6 +46,7 @@ typedef struct {
     const uint32_t *zeros;
     void (*pass)(const nn_winograd_pass *pass);
     bool direct;
+    uint32_t lift;
 } nn_conv2d_winograd_layer;
 
 /* unroll: words of two channels per turn of the loop, which must divide their number. dual: for cores that issue two
@@ -244,9 +246,8 @@ NN_INLINE void nn_winograd_output(const nn_conv2d_winograd_layer *layer, const i
                                   void *output, uint32_t row, uint32_t column, uint32_t filter)
 {
     const nn_conv2d_shape *s = &layer->shape;
-    const uint32_t shift = 10u - layer->weight_bits;
+    const uint32_t shift = 10u - layer->weight_bits - layer->lift;
     const uint32_t index = (row * s->columns + column) * s->filters + filter;
-#if NN_DSP
     if (layer->direct) {
         /* Rounded results fit in 16 bits: those of two filters are clamped, those of four are stored at a time. */
         const nn_requantization *r = &layer->requantize;
@@ -275,15 +276,17 @@ NN_INLINE void nn_winograd_output(const nn_conv2d_winograd_layer *layer, const i
                 words[k] = odd ? words[k] | clamped << 8 : clamped;
             }
         }
+        uint8_t *const line = (uint8_t *)output + row * nn_row_bytes(s->columns * s->filters, s->output);
         NN_UNROLL
         for (uint32_t i = 0; i < 4u; i++) {
             if (nn_winograd_inside(s, row, column, i)) {
-                *(nn_word *)(void *)((uint8_t *)output + index + (i / 2u * s->columns + i % 2u) * s->filters) = words[i];
+                const uint32_t place = (column + i % 2u) * s->filters + filter;
+                nn_put_four(words[i], line + i / 2u * nn_row_bytes(s->columns * s->filters, s->output) +
+                                          place * nn_element_bits(s->output) / 8u, s->output);
             }
         }
         return;
     }
-#endif
     for (uint32_t i = 0; i < 4u; i++) {
         int32_t results[4];
         nn_winograd_transform(sums + i, product, results);

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.ops import tile
+from harness.ops import lifting, tile
 from harness.ops.base import INT32_LIMIT
 from harness.ops.lowering import (
     Constant,
@@ -57,7 +57,7 @@ class WinogradConv2d(Form["Conv2d"]):
         filters, rows, columns, channels = layer.weight.shape
         if not site.target.dsp or (rows, columns, *layer.stride) != (3, 3, 1, 1) or layer.pool is not None:
             return False
-        if filters % 4 or channels % 4 or site.output.packed:
+        if filters % 4 or channels % 4 or (site.output.packed and not self._direct(layer, site)):
             return False
         # Four times every sum of products has to fit, with weights at the top of their bytes.
         reach = np.abs(layer.weight.astype(np.int64)).reshape(filters, -1).sum(axis=1).max() * (2**site.input.bits - 1)
@@ -76,7 +76,7 @@ class WinogradConv2d(Form["Conv2d"]):
             scratch=self._scratch(layer, site),
             instructions=chunks * filters // 4 * (one_pass + channels * (210 if layer.weight_bits == 8 else 245) + 60)
             + tiles * (150 + channels // 4 * 220)
-            + tiles * filters * (60 if self._direct(layer, site) else 84),
+            + tiles * filters * ((64 if site.output.packed else 60) if self._direct(layer, site) else 84),
             code=3000,
             shared={self._pass(layer)[0]: 150 + (52 if self.dual else 44) * _unroll(words)},
         )
@@ -86,6 +86,8 @@ class WinogradConv2d(Form["Conv2d"]):
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
         one_pass, definition = self._pass(layer)
+        direct = self._direct(layer, site)
+        lift, lifted = lifting.unpacked(layer, site.input.bits) if direct else (0, layer)
         return Lowering(
             form=self.name,
             header="nn_conv2d_winograd.h",
@@ -97,17 +99,18 @@ class WinogradConv2d(Form["Conv2d"]):
                 "weights": Reference("weights"),
                 "weight_bits": layer.weight_bits,
                 "bias": Reference("bias"),
-                "requantize": requantization_fields(layer.requantize),
+                "requantize": requantization_fields(lifted.requantize),
                 "chunk": self._tiles(layer, site)[2],
                 "zeros": Reference("zeros"),
                 "pass": one_pass,
-                "direct": self._direct(layer, site),
+                "direct": direct,
+                "lift": lift,
             },
             constants=(
                 Constant("weights", "uint32_t", pack_taps(layer.weight, layer.weight_bits)),
-                Constant("bias", "int32_t", layer.bias.astype(np.int32)),
+                Constant("bias", "int32_t", lifted.bias.astype(np.int32)),
                 Constant("zeros", "uint32_t", np.zeros(8, np.uint32)),
-                *requantization_constants(layer.requantize),
+                *requantization_constants(lifted.requantize),
             ),
             scratch_bytes=self._scratch(layer, site),
             functions={one_pass: definition},
@@ -115,8 +118,10 @@ class WinogradConv2d(Form["Conv2d"]):
 
     def _direct(self, layer: Conv2d, site: Site) -> bool:
         """Whether outputs are rounded, clamped and stored several at a time."""
-        requantize = layer.requantize
-        return site.output is Storage.U8 and tile.rounds(layer.weight, layer.bias, requantize, site.input.bits)
+        if layer.requantize is None or layer.requantize.bits != site.output.bits:
+            return False
+        _, lifted = lifting.unpacked(layer, site.input.bits)
+        return tile.rounds(lifted.weight, lifted.bias, lifted.requantize, site.input.bits)
 
     def _pass(self, layer: Conv2d) -> tuple[str, str]:
         """The name and the definition of the C function that sums up products."""
