@@ -143,6 +143,14 @@ POOLED: dict[str, Graph] = {
         (25, 53, 3), [(5, (3, 3), (2, 2), (1, 1), 2), (4, (2, 1), (1, 1), (1, 0), 0)],
         bits=2, weight_bits=8, pool=Window((1, 3), (1, 3)), packed=True,
     ),
+    "no pool, filters not in fours": convolutions(
+        (9, 10, 3),
+        [(6, (3, 3), (1, 1), (1, 1), 0), (5, (3, 3), (2, 2), (1, 1), 1), (4, (1, 1), (1, 1), (0, 0), 0)],
+        bits=4, weight_bits=4, packed=True,
+    ),
+    "no pool, scales below 2**-16": convolutions(
+        (8, 9, 64), [(8, (3, 3), (1, 1), (1, 1), 1), (4, (1, 1), (1, 1), (0, 0), 0)], bits=2, gain=0.01, packed=True
+    ),
 }  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-/* Convolution by tiles (nn_conv2d_tile.h) with a max-pool behind it, whose windows do not overlap.
+/* Convolution by tiles (nn_conv2d_tile.h) with a max-pool behind it, whose windows do not overlap, or of one element: then
+ * its outputs are only packed.
  *
  * Optimal for weights or activations of 4 and 2 bits, on cores with the DSP extension. A block of rows of the convolution is
  * computed to 8 bits, in scratch; the maxima of its windows, clamped to the output's bits, are the same as if they had

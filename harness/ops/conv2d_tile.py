@@ -229,29 +229,35 @@ class DualTileConv2d(TileConv2d):
 
 
 class PooledTileConv2d(TileConv2d):
-    """The same with a max-pool behind it, for narrow weights or activations: nn_conv2d_tile_pool.h."""
+    """The same with a max-pool behind it, for narrow weights or activations: nn_conv2d_tile_pool.h.
+
+    Without a pool it packs outputs that passes cannot: of filters that are not in fours, or where scales want other
+    shifts than 32.
+    """
 
     name = "tile-pool"
     widens = False
 
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         pool, requantize = layer.pool, layer.requantize
-        if pool is None or pool.kernel == (1, 1) or pool.kernel != pool.stride or pool.padding != (0, 0):
+        if pool is None or (pool.kernel, pool.stride) == ((1, 1), (1, 1)):
+            if not site.output.packed or self._direct(layer, site):
+                return False  # a tile alone does it
+        elif pool.kernel != pool.stride or pool.padding != (0, 0):
             return False
         if layer.weight_bits == 8 and not site.input.packed and not site.output.packed:
             return False  # there are faster ones
         if requantize is None or requantize.bits != site.output.bits or layer.weight.shape[0] < 4:
             return False
-        if any(size % window for size, window in zip(layer.convolved(site.input_shape), pool.kernel, strict=True)):
+        if any(size % window for size, window in zip(layer.convolved(site.input_shape), _window(layer), strict=True)):
             return False
         conv, where = self._unpooled(layer, site)
         return self._computes(conv, where) and self._view(conv, where).name != "FLAT"
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
-        assert layer.pool is not None
         conv, where = self._unpooled(layer, site)
         cost = super().cost(conv, where)
-        window, filters = int(np.prod(layer.pool.kernel)), len(layer.weight)
+        window, filters = int(np.prod(_window(layer))), len(layer.weight)
         four = 4 * window + (14 if filters % 4 == 0 else 40)
         return dataclasses.replace(
             cost,
@@ -261,7 +267,6 @@ class PooledTileConv2d(TileConv2d):
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
-        assert layer.pool is not None
         conv, where = self._unpooled(layer, site)
         lowering = super().lower(conv, where)
         return dataclasses.replace(
@@ -272,7 +277,7 @@ class PooledTileConv2d(TileConv2d):
             fields={
                 "conv": lowering.fields,
                 "collected": lowering.scratch_bytes,
-                "pool": layer.pool.kernel,
+                "pool": _window(layer),
                 "filters": len(layer.weight),
                 "output": site.output.value,
             },
@@ -309,3 +314,8 @@ class DualPooledTileConv2d(PooledTileConv2d):
 
     name = "tile-pool-dual"
     dual = True
+
+
+def _window(layer: Conv2d) -> tuple[int, int]:
+    """Rows and columns of the pool, where there is one."""
+    return (1, 1) if layer.pool is None else layer.pool.kernel
