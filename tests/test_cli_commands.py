@@ -65,7 +65,7 @@ def test_lists_come_as_json_too(command: str) -> None:
         (["lenet5", "--board", "nucleo-f746", "--engine", "qemo"], ["unknown engine", "qemu"]),
         (["lenet5", "--board", "nucleo-f746", "--engine", "qemu"], ["has no engine qemu", "simulator"]),
         (["lenet5", "--board", "nucleo-f746", "--kernels", "fast"], ["unknown kernels"]),
-        (["missing.py:net", "--board", "nucleo-f746"], ["needs weights", "--weights"]),
+        (["missing.py:net", "--board", "nucleo-f746"], ["missing.py does not exist"]),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_nearest(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
@@ -117,6 +117,11 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bad[3, 3, 3] = np.nan
     np.savez(folder / "nan.npz", x=bad, y=np.zeros(120, np.int64))
     return folder
+
+
+def test_a_network_of_ones_own_without_weights_is_refused(own: Path) -> None:
+    for model, words in {"make_model": "needs weights", "make_modle": "unknown function"}.items():
+        assert words in refused(run("run", f"{own / 'net work.py'}:{model}", "--board", "nucleo-f746"))
 
 
 def own_run(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,8 +69,7 @@ def _walked(module: torch.nn.Module, input_shape: Shape, name: str) -> tuple[Gra
     module = module.eval()
     example = torch.zeros(1, channels, height, width)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             exported = torch.export.export(module, (example,))
     except Exception as error:  # whatever the user's forward() raises
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -78,6 +79,19 @@ def _walked(module: torch.nn.Module, input_shape: Shape, name: str) -> tuple[Gra
         ) from error
     tracer = _Tracer(exported, input_shape, name)
     return tracer.graph(), tracer.norms
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warnings and logs: what matters of them is in the exception."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _check(graph: Graph, module: torch.nn.Module, name: str) -> None:
@@ -109,6 +123,9 @@ class _Value:
 
 # Layers that a ReLU can be fused into.
 _RECTIFIED = (Conv2d, DepthwiseConv2d, Linear, Add)
+
+# What networks like to end with, and does not change which score is the largest.
+_MONOTONIC = ("softmax", "log_softmax", "sigmoid")
 
 _SUPPORTED = "conv2d, linear, relu, relu6, batch_norm, add, pad, max_pool2d, avg_pool2d, mean, flatten, dropout"
 
@@ -183,10 +200,10 @@ class _Tracer:
         handler = self.handlers.get(packet)
         if handler is None:
             where = self._module_path(node) or node.name
-            raise InputError(
-                f"network {self.name}: operator {packet} (at {where}) is not supported",
-                hint=f"supported: {_SUPPORTED}",
-            )
+            hint = f"supported: {_SUPPORTED}"
+            if packet in _MONOTONIC and all(user.op == "output" for user in node.users):
+                hint = "leave it out at the end of the network: the largest score stays the largest"
+            raise InputError(f"network {self.name}: operator {packet} (at {where}) is not supported", hint=hint)
         schema = node.target._schema.arguments  # type: ignore[union-attr]
         arguments = {a.name: a.default_value for a in schema if a.has_default_value()}
         arguments |= {a.name: value for a, value in zip(schema, node.args, strict=False)}

@@ -50,6 +50,9 @@ def source(model: str, weights: Path | None) -> Source:
     if ".py" in model or ":" in model:
         stem = Path(model.partition(".py")[0]).name
         if weights is None:
+            from harness.models.user import load_user_model
+
+            load_user_model(model)  # what is wrong with the file comes first
             raise InputError(
                 f"model {model} needs weights: nothing was measured on an untrained network by mistake",
                 hint="--weights w.safetensors",
