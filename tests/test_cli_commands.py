@@ -91,6 +91,9 @@ def make_model():
 
 def unsupported():
     return nn.Sequential(nn.Conv2d(1, 3, 3), nn.Sigmoid(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(3 * 5 * 5, 4))
+
+def miscounted():
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Identity(), nn.Flatten(), nn.Linear(3 * 5 * 5, 4))
 """
 
 
@@ -143,6 +146,12 @@ def own_run(
         str(folder / "results"),
         *options,
     )
+
+
+def test_a_network_that_cannot_be_traced_is_told_in_a_sentence_alone(own: Path) -> None:
+    said = refused(own_run(own, model="miscounted"))
+    assert "cannot be traced with an input of (1, 1, 12, 12)" in said
+    assert "Traceback" not in said and "torch/" not in said, said
 
 
 def test_a_network_of_ones_own_runs_bit_exact(own: Path) -> None:

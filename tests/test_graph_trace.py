@@ -128,12 +128,6 @@ def test_what_a_classifier_ends_with_is_to_be_left_out(last: nn.Module) -> None:
     assert "supported:" in (caught.value.hint or "")
 
 
-def test_a_network_that_cannot_be_traced_is_told_in_a_sentence_alone(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InputError, match=r"input of \(1, 2, 16, 16\)"):
-        trace(nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(7, 2)), (16, 16, 2), "net")
-    assert capfd.readouterr() == ("", "")
-
-
 def test_weights_that_are_not_finite_are_named() -> None:
     module = nn.Sequential(nn.Conv2d(2, 4, 3))
     module[0].weight.data[1, 0, 2, 2] = float("nan")
