@@ -127,14 +127,13 @@ def test_tiles_on_a_core(name: str, form: str, core: str) -> None:
 
 def winograd(highest: float) -> Graph:
     """A network of 3x3 convolutions of 2 bits."""
-    layers = [(8, (3, 3), (1, 1), (1, 1), 0), (4, (3, 3), (1, 1), (1, 1), 2), (8, (3, 3), (1, 1), (1, 1), 0)]
+    layers = [(8, (3, 3), (1, 1), (1, 1), 2), (4, (3, 3), (1, 1), (1, 1), 0)]
     return with_scales(convolutions((5, 6, 4), layers, bits=2, weight_bits=2, packed=True), -7, highest)
 
 
 @needs_host
-@pytest.mark.parametrize("highest", [0.0, 2.0])
-def test_portable_winograd(highest: float, tmp_path: Path) -> None:
-    on_host_exactly(winograd(highest), "winograd", tmp_path)
+def test_portable_winograd(tmp_path: Path) -> None:
+    on_host_exactly(winograd(2.0), "winograd", tmp_path)
 
 
 @needs_arm

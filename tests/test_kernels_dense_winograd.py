@@ -26,11 +26,7 @@ NETWORKS: dict[str, Graph] = {
     "4 bits": convolutions((5, 4, 8), [(8, SQUARE, ONE, ONE, 0), (4, SQUARE, ONE, ONE, 9)], weight_bits=4),
     "2 bits": convolutions((5, 4, 8), [(8, SQUARE, ONE, ONE, 0), (4, SQUARE, ONE, ONE, 9)], weight_bits=2),
     "outputs of 4 bits": convolutions(
-        (7, 5, 8),
-        [(8, SQUARE, ONE, ONE, 0), (12, SQUARE, ONE, (0, 0), 5), (4, SQUARE, ONE, ONE, 0)],
-        bits=4,
-        weight_bits=4,
-        packed=True,
+        (7, 5, 8), [(12, SQUARE, ONE, ONE, 5), (4, SQUARE, ONE, (0, 0), 0)], bits=4, weight_bits=4, packed=True
     ),
     "outputs of 2 bits": convolutions(
         (6, 7, 4), [(20, SQUARE, ONE, ONE, 1), (4, SQUARE, ONE, ONE, 0)], bits=2, weight_bits=8, packed=True

@@ -85,19 +85,15 @@ NN_INLINE int32_t nn_clamp(int64_t value, uint32_t bits)
     return value < 0 ? 0 : value > highest ? highest : (int32_t)value;
 }
 
+#if NN_DSP
 /* (accumulator * multiplier + 2^31) >> 32. */
 NN_INLINE int32_t nn_scaled(int32_t accumulator, int32_t multiplier)
 {
-#if NN_DSP
     int32_t rounded;
     __asm__("smmulr %0, %1, %2" : "=r"(rounded) : "r"(accumulator), "r"(multiplier));
     return rounded;
-#else
-    return (int32_t)(((int64_t)accumulator * multiplier + ((int64_t)1 << 31)) >> 32);
-#endif
 }
 
-#if NN_DSP
 NN_INLINE int32_t nn_saturate(int32_t value, uint32_t bits)
 {
     int32_t result;

@@ -241,17 +241,27 @@ NN_INLINE bool nn_winograd_inside(const nn_conv2d_shape *s, uint32_t row, uint32
            (i % 2u == 0 || s->columns % 2u == 0 || column + 1u < s->columns);
 }
 
+/* Where `filter` and the three behind it go of output `i` of the tile at (row, column), in 8, 4 or 2 bits. */
+NN_INLINE uint8_t *nn_winograd_place(const nn_conv2d_shape *s, void *output, uint32_t row, uint32_t column,
+                                     uint32_t filter, uint32_t i)
+{
+    const uint32_t index = (column + i % 2u) * s->filters + filter;
+    return (uint8_t *)output + (row + i / 2u) * nn_row_bytes(s->columns * s->filters, s->output) +
+           index * nn_element_bits(s->output) / 8u;
+}
+
 /* The outputs of one tile and filters `filter` to `filter + 3` at (row, column); `sums` are the first filter's. */
 NN_INLINE void nn_winograd_output(const nn_conv2d_winograd_layer *layer, const int32_t *sums, uint32_t product,
                                   void *output, uint32_t row, uint32_t column, uint32_t filter)
 {
     const nn_conv2d_shape *s = &layer->shape;
     const uint32_t shift = 10u - layer->weight_bits - layer->lift;
-    const uint32_t index = (row * s->columns + column) * s->filters + filter;
+    const bool packed = s->output == NN_U4 || s->output == NN_U2;
+    uint32_t words[4] = {0, 0, 0, 0};
+#if NN_DSP
     if (layer->direct) {
         /* Rounded results fit in 16 bits: those of two filters are clamped, those of four are stored at a time. */
         const nn_requantization *r = &layer->requantize;
-        uint32_t words[4];
         NN_UNROLL
         for (uint32_t odd = 0; odd < 2u; odd++) {
             int32_t rounded[2][4];
@@ -276,27 +286,33 @@ NN_INLINE void nn_winograd_output(const nn_conv2d_winograd_layer *layer, const i
                 words[k] = odd ? words[k] | clamped << 8 : clamped;
             }
         }
-        uint8_t *const line = (uint8_t *)output + row * nn_row_bytes(s->columns * s->filters, s->output);
         NN_UNROLL
         for (uint32_t i = 0; i < 4u; i++) {
             if (nn_winograd_inside(s, row, column, i)) {
-                const uint32_t place = (column + i % 2u) * s->filters + filter;
-                nn_put_four(words[i], line + i / 2u * nn_row_bytes(s->columns * s->filters, s->output) +
-                                          place * nn_element_bits(s->output) / 8u, s->output);
+                nn_put_four(words[i], nn_winograd_place(s, output, row, column, filter, i), s->output);
             }
         }
         return;
     }
+#endif
+    const uint32_t index = (row * s->columns + column) * s->filters + filter;
     for (uint32_t i = 0; i < 4u; i++) {
         int32_t results[4];
         nn_winograd_transform(sums + i, product, results);
         NN_UNROLL
         for (uint32_t k = 0; k < 4u; k++) {
-            if (nn_winograd_inside(s, row, column, k)) {
+            const int32_t sum = (results[k] >> shift) + layer->bias[filter + i];
+            if (packed) {
+                words[k] |= (uint32_t)nn_requantize(&layer->requantize, sum, filter + i) << 8u * i;
+            } else if (nn_winograd_inside(s, row, column, k)) {
                 const uint32_t at = index + i + (k / 2u * s->columns + k % 2u) * s->filters;
-                const int32_t sum = (results[k] >> shift) + layer->bias[filter + i];
                 nn_finish(output, at, s->output, &layer->requantize, s->relu, sum, filter + i);
             }
+        }
+    }
+    for (uint32_t k = 0; packed && k < 4u; k++) {
+        if (nn_winograd_inside(s, row, column, k)) {
+            nn_put_four(words[k], nn_winograd_place(s, output, row, column, filter, k), s->output);
         }
     }
 }
