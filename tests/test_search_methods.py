@@ -34,9 +34,10 @@ from harness.errors import InputError
 from harness.graph.graph import Graph
 from harness.graph.trace import trace
 from harness.progress import Advance, Reporter, Silent
-from harness.search import evaluate, ilp, memory_rule, methods, plot, projection, rl
+from harness.search import evaluate, filling, ilp, memory_rule, methods, plot, projection, rl
 from harness.search.environment import STATE, QuantizationEnv
 from harness.search.evaluate import Evaluator
+from harness.search.policy import Policy
 from harness.search.projection import Projection
 from harness.search.tensors import Limits, Table, Weights, table
 
@@ -431,26 +432,134 @@ def test_losses_that_are_not_finite_stop_the_agent_and_leave_its_checkpoint(
     assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 
+# ---- one policy's answers, the integer program, and filling
+
+
+def test_answers_are_inferred_once_and_are_the_evaluators(evaluator: Evaluator) -> None:
+    sample = (evaluator.evaluation_images - evaluator.images) // 2
+    for widths in (evaluator.table.uniform(4), evaluator.table.uniform(8)):
+        answers = evaluator.answers(*widths)
+        # 8 bits lose nothing that biases had to make up for.
+        free = 2 * sample if widths == evaluator.table.uniform(4) else 0
+        assert (answers.weights, answers.activations) == widths and answers.inferred == free
+        for images in (sample // 2, 150, 100, 10**6):
+            assert answers.divergence(images) == pytest.approx(evaluator.divergence(*widths, images), abs=1e-3)
+            least = evaluator.images - min(max(images, sample if free else 0, 150 if images == 100 else 0), 179)
+            assert answers.missing == least
+        assert answers.score() == pytest.approx(evaluator.score(*widths), abs=1.5 / evaluator.images)
+        assert answers.inferred == (evaluator.evaluation_images - sample if free else evaluator.images)
+
+
 def test_the_ilps_policy_has_the_least_sum_of_sensitivities(network: Graph, evaluator: Evaluator) -> None:
-    measured = ilp.measure(evaluator, images=64)
-    assert measured.passes == 2 + 2 * (5 + 6)
-    for costs in (*measured.weights.values(), *measured.activations.values()):
-        assert costs[0] >= costs[1] >= costs[2] == 0.0
     limits = limits_of(network)
-    candidates = ilp.solve(measured, Projection(evaluator.table, limits))
-    weights, activations = candidates[0]
-    assert evaluator.table.fits(weights, activations, limits)
+    project = Projection(evaluator.table, limits)
+    measured = ilp.measure(evaluator, project)
+    # Three evaluations, over 2 + 2 * (5 + 4) passes and at most 1 + 2 * 5 further ones.
+    assert measured.passes == 20 and measured.images == 3 * evaluator.evaluation_images // 31
+    assert tuple(measured.activations) == project.crowded() == ("conv", "dw", "pw", "add")
+    for costs in (*measured.weights.values(), *measured.activations.values()):
+        assert costs[0] > costs[1] > costs[2] == 0.0
 
-    def cost(widths: dict[str, int]) -> float:
-        return sum(measured.weights[layer][(2, 4, 8).index(bits)] for layer, bits in widths.items())
-
-    layers = list(weights)
-    every = (dict(zip(layers, bits, strict=True)) for bits in itertools.product((2, 4, 8), repeat=len(layers)))
+    layers = [tensor.layer for tensor in evaluator.table.weights]
+    every = [dict(zip(layers, bits, strict=True)) for bits in itertools.product((2, 4, 8), repeat=len(layers))]
     legal = [w for w in every if 0.99 * limits.flash <= evaluator.table.flash(w) <= limits.flash]
-    assert [cost(found) for found, _ in candidates] == pytest.approx(sorted(map(cost, legal))[: len(candidates)])
-    divergences = [evaluator.divergence(*found, ilp.JOINT_IMAGES) for found in candidates]
-    assert ilp.nearest(evaluator, candidates) == candidates[divergences.index(min(divergences))]
-    assert len(candidates) == min(16, len(legal)) and all(other == activations for _, other in candidates)
+
+    def cost(sensitivities: ilp.Sensitivities, widths: dict[str, int]) -> float:
+        return sum(sensitivities.weights[layer][(2, 4, 8).index(bits)] for layer, bits in widths.items())
+
+    def checked(sensitivities: ilp.Sensitivities) -> list[tuple[dict[str, int], dict[str, int]]]:
+        candidates = ilp.solve(sensitivities, project)
+        sums = sorted(cost(sensitivities, widths) for widths in legal)
+        assert [cost(sensitivities, found) for found, _ in candidates] == pytest.approx(sums[: len(candidates)])
+        assert len(candidates) == min(16, len(legal))
+        for weights, activations in candidates:
+            assert evaluator.table.fits(weights, activations, limits) and activations == candidates[0][1]
+            assert all(bits == 8 for layer, bits in activations.items() if layer not in measured.activations)
+        return candidates
+
+    first = checked(measured)[0]
+    refined = ilp.refine(evaluator, measured, *first)
+    # Two more passes for a layer of 4 bits, one for others, and that of the policy itself.
+    assert refined.passes == 20 + 1 + sum(1 + (bits == 4) for bits in first[0].values())
+    assert refined.activations == measured.activations and refined.images == measured.images
+    candidates = [evaluator.answers(*widths) for widths in checked(refined)]
+    best = ilp.nearest(candidates)
+    divergences = [answers.divergence(256) for answers in best]
+    assert len(best) == min(8, len(candidates)) and divergences == sorted(divergences)
+
+
+def test_steps_around_a_policy_count_half(evaluator: Evaluator) -> None:
+    weights, activations = evaluator.table.uniform(8)
+    weights = dict(zip(weights, (8, 4, 2, 4, 8), strict=True))
+    told = ilp.Sensitivities({layer: [0.5, 0.3, 0.0] for layer in weights}, {}, 60, 1)
+    refined = ilp.refine(evaluator, told, weights, activations)
+    corrected = evaluator.corrects(weights, activations)
+
+    def at(layer: str, bits: int) -> float:
+        return evaluator.divergence({**weights, layer: bits}, activations, 60, corrected=corrected)
+
+    for layer, bits in weights.items():
+        four = max(0.3 if bits == 2 else (0.3 + at(layer, 4) - at(layer, 8)) / 2, ilp.LEAST_STEP)
+        two = four + max(0.2 if bits == 8 else (0.2 + at(layer, 2) - at(layer, 4)) / 2, ilp.LEAST_STEP)
+        assert refined.weights[layer] == pytest.approx([two, four, 0.0], abs=1e-6)
+    assert refined.passes == 1 + 1 + 7
+
+
+def test_the_ilp_takes_no_more_than_its_budget(evaluator: Evaluator) -> None:
+    tensors, most = evaluator.table, ilp.BUDGET * evaluator.evaluation_images
+    for share in (0.3, 0.52, 0.6, 0.84, 1.0):
+        limits = Limits(tensors.parameter_bytes + int(share * 2304), limits_of(evaluator.graph).ram)
+        found = ilp.find(evaluator, Projection(tensors, limits))
+        assert tensors.fits(found.weights, found.activations, limits)
+        assert found.images + evaluator.evaluation_images <= most
+        assert ilp.find(evaluator, Projection(tensors, limits)) == found
+    # 99 % of the limit would be enough, and some layers' 4 bits cost nothing on these images.
+    wide = ilp.find(evaluator, Projection(tensors, Limits(tensors.flash(tensors.uniform(8)[0]), 10**6)))
+    assert set(wide.weights.values()) | set(wide.activations.values()) == {8} and wide.evaluations == 0
+
+
+def test_candidates_are_scored_where_the_budget_lasts(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = Limits(evaluator.table.parameter_bytes + int(0.92 * 2304))
+    project = Projection(evaluator.table, limits)
+    monkeypatch.setattr(ilp, "BUDGET", 30.0)
+    found = ilp.find(evaluator, project)
+    measured = ilp.measure(evaluator, project)
+    ((weights, activations),) = ilp.solve(measured, project, count=1)
+    candidates = ilp.solve(ilp.refine(evaluator, measured, weights, activations), project)
+    best = ilp.nearest([evaluator.answers(*widths) for widths in candidates])
+    assert found.evaluations == len(best) == 8 < len(candidates)
+    assert evaluator.answers(found.weights, found.activations).score() == max(answers.score() for answers in best)
+
+
+@pytest.mark.parametrize("share", [0.32, 0.36, 0.48, 0.52, 0.64, 0.84, 0.88, 1.0])
+def test_filling_is_never_worse_on_calibration_images(
+    share: float, network: Graph, dataset: Dataset, evaluator: Evaluator
+) -> None:
+    limits = Limits(evaluator.table.parameter_bytes + int(share * 2304), limits_of(network).ram)
+    published, by_bytes = (memory_rule.find(evaluator.table, limits, fill=fill) for fill in (False, True))
+    found = methods.search(network, dataset, limits, "memory-rule", evaluator=evaluator)
+    policy = found.policy
+    assert policy.method == "memory-rule-filled" and evaluator.table.fits(policy.weights, policy.activations, limits)
+    assert found.evaluations == 1 and found.images <= evaluator.evaluation_images * (1 + filling.WAYS)
+
+    def divergence(of: Policy) -> float:
+        return evaluator.divergence(of.weights, of.activations, 256)
+
+    assert divergence(policy) <= divergence(published) + 1e-3
+    if policy.weights != published.weights:
+        assert policy.bytes >= 0.99 * limits.flash
+        losses = memory_rule.losses(evaluator.table, published.weights)
+
+        def lost(of: Policy) -> int:
+            return sum(losses[layer][bits] for layer, bits in of.weights.items())
+
+        assert lost(policy) >= lost(by_bytes)
+        assert lost(policy) > lost(by_bytes) or divergence(policy) <= divergence(by_bytes) + 1e-3
+    # By bytes alone three layers would get 2 bits, to widen the largest.
+    if share == 0.84:
+        assert policy.weights == published.weights != by_bytes.weights
+    if share == 0.52:
+        assert policy.bytes > published.bytes
 
 
 def test_bad_requests_are_refused(network: Graph, dataset: Dataset) -> None:

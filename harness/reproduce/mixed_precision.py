@@ -285,25 +285,23 @@ def _row(
 def _curves(
     experiment: Experiment, evaluator: Evaluator, reporter: Reporter
 ) -> dict[str, tuple[tuple[int, float], ...]]:
-    """Validation accuracy of the rule's policies and the integer program's first at several limits of flash."""
-    from harness.search import ilp
+    """Validation accuracy of the rule's policies and of the integer program's at several limits of flash."""
+    from harness.search import filling, ilp
     from harness.search.projection import Projection
 
     table = evaluator.table
     whole = table.weight_bytes(table.uniform(WIDTHS[-1])[0])
     points: dict[str, list[tuple[int, float]]] = {memory_rule.PUBLISHED: [], memory_rule.FILLED: [], "ilp": []}
     with reporter.stage(f"curves of {experiment.network}") as advance:
-        sensitivities = ilp.measure(evaluator)
         for number, share in enumerate(_SHARES):
             limits = Limits(table.parameter_bytes + round(share * whole), experiment.limits.ram)
-            published, filled = (memory_rule.find(table, limits, fill=fill) for fill in (False, True))
-            first = ilp.solve(sensitivities, Projection(table, limits), count=1)[0]
-            for name, widths in (
-                (memory_rule.PUBLISHED, (published.weights, published.activations)),
-                (memory_rule.FILLED, (filled.weights, filled.activations)),
-                ("ilp", first),
+            for name, found in (
+                (memory_rule.PUBLISHED, memory_rule.find(table, limits)),
+                (memory_rule.FILLED, filling.find(evaluator, limits)),
+                ("ilp", ilp.find(evaluator, Projection(table, limits))),
             ):
-                points[name].append((table.flash(widths[0]), evaluator.score(*widths)))
+                score = evaluator.score(found.weights, found.activations)
+                points[name].append((table.flash(found.weights), score))
             advance((number + 1) / len(_SHARES))
     return {name: tuple(found) for name, found in points.items()}
 
@@ -342,13 +340,16 @@ def describe(
         "chosen on; test accuracy is of images that no choice saw, by the searches' own float32 evaluation.",
         "Whether biases make up for what few bits lose is decided for every policy on 64 validation images, without "
         "their labels, by the divergence from the float network; they count as images.",
-        "ilp's last step, which compares its best candidates as a whole, was designed while resnet8's validation "
-        "scores were looked at: for resnet8 the test column is the independent one.",
-        "memory-rule is the rule as published, memory-rule-filled what `harness search` makes of it: weights get bits "
-        "back until 99 % of the flash is used, and activations as long as the RAM lasts. Filling looks at bytes alone, "
-        "and has to take bits from some layers where the rule left less than any wider layer needs.",
-        "rl's first episodes ask for the memory-driven rule's policies, filled and as published; their evaluations and "
-        "all others count, repeated policies included. Images are what was inferred in all, for sensitivities as well.",
+        "ilp's second measuring, its comparison of candidates and the order of filling were designed on the validation "
+        "images of these networks, at other limits too; its last few candidates are chosen by their scores, as rl's "
+        "are. Test images decided nothing: their column is the independent one.",
+        "memory-rule is the rule as published, memory-rule-filled what `harness search` makes of it, which is not in "
+        "the paper: weights get bits back until 99 % of the flash is used, and activations as long as the RAM lasts. "
+        "Where that takes bits from other layers, bytes say how many, and the divergence from the float network on "
+        "256 calibration images from which; what would raise it is not filled.",
+        "rl's first episodes ask for the memory-driven rule's policies, filled by bytes alone and as published; their "
+        "evaluations and all others count, repeated policies included. Images are what was inferred in all, for "
+        "sensitivities as well.",
         "Seconds are the wall clock of one thread, beside whatever else the machine did; a search that is repeated "
         "tells those of its first time.",
         "All accuracies are after post-training quantisation, without any training. HAQ trains one epoch per episode.",

@@ -143,16 +143,25 @@ class Evaluator:
         found = F.log_softmax(self.logits(weights, activations, images, corrected=corrected), 1)
         return _divergence(found, expected)
 
+    def answers(self, weights: Widths, activations: Widths) -> Answers:
+        """The network's answers under these widths, inferred as far as they are asked for."""
+        return Answers(self, weights, activations)
+
     def corrects(self, weights: Widths, activations: Widths) -> bool:
         """Whether biases make up for what rounding takes from the weights, as `Quantizer.corrects` decides it."""
+        return self._corrected(weights, activations)[0]
+
+    def _corrected(self, weights: Widths, activations: Widths) -> tuple[bool, Tensor | None]:
+        """What `corrects` says, and the sample's outputs with biases like that; None where nothing was inferred."""
         if all(bits == WIDTHS[-1] for bits in weights.values()):
-            return True
-        divergences = []
+            return True, None
+        logits, divergences = [], []
         for corrected in (True, False):
             plan, scale = self._plan(weights, activations, corrected)
-            found = F.log_softmax(self._inferred(plan, self._sample) * scale, 1)
-            divergences.append(_divergence(found, self._sample_answers))
-        return divergences[0] <= divergences[1]
+            logits.append(self._inferred(plan, self._sample) * scale)
+            divergences.append(_divergence(F.log_softmax(logits[-1], 1), self._sample_answers))
+        corrected = divergences[0] <= divergences[1]
+        return corrected, logits[0 if corrected else 1]
 
     def logits(
         self, weights: Widths, activations: Widths, images: int | None = None, *, corrected: bool | None = None
@@ -244,6 +253,44 @@ class Evaluator:
                 file.write(line + "\n")
         except OSError as error:
             raise InputError(f"cannot write {self._journal}: {error.strerror or error}") from error
+
+
+class Answers:
+    """One policy's outputs for the images that scores are taken on: of the first ones, and of more as they are needed.
+
+    No image is inferred again; the sample is inferred twice, for the choice of biases. inferred: images until now.
+    """
+
+    def __init__(self, evaluator: Evaluator, weights: Widths, activations: Widths) -> None:
+        self.weights, self.activations = dict(weights), dict(activations)
+        self._evaluator = evaluator
+        corrected, sample = evaluator._corrected(weights, activations)
+        self._plan, self._scale = evaluator._plan(weights, activations, corrected)
+        self._logits = [] if sample is None else [sample[: evaluator.images]]
+        self.inferred = 0 if sample is None else 2 * len(sample)
+
+    @property
+    def missing(self) -> int:
+        """Images of a score that are not inferred yet."""
+        return self._evaluator.images - sum(len(part) for part in self._logits)
+
+    def divergence(self, images: int) -> float:
+        """As `Evaluator.divergence`."""
+        images = min(images, self._evaluator.images)
+        expected = F.log_softmax(self._evaluator._float_logits(images), 1)
+        return _divergence(F.log_softmax(self._first(images), 1), expected)
+
+    def score(self) -> float:
+        """As `Evaluator.score`, but for the last bits of float32: batches differ."""
+        return _share(self._first(self._evaluator.images), self._evaluator._y)
+
+    def _first(self, images: int) -> Tensor:
+        start = self._evaluator.images - self.missing
+        if start < images:
+            more = self._evaluator._inferred(self._plan, self._evaluator._x[start:images]) * self._scale
+            self._logits.append(more)
+            self.inferred += len(more)
+        return torch.cat(self._logits)[:images]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ beforehand, where it loops for ever, and tensors that live beside a layer's own 
 
 The rule halves until everything fits, and so may leave some of the memory unused: its last cut can be much larger than
 what was still too much. `fill` gives that back, by bytes alone as well; `find` without it is the rule as published.
+Where there are data, the module `filling` measures which of the ways to give it back is good for the network.
 """
 
 from __future__ import annotations
@@ -97,8 +98,8 @@ def fill_weights(table: Table, widths: Mapping[str, int], flash: int) -> dict[st
     reached are the bits of one integer.
     """
     sizes = [[tensor.bytes(bits) for bits in WIDTHS] for tensor in table.weights]
-    before = [widths[tensor.layer] for tensor in table.weights]
-    losses = [[max(_LOSS[bits] - _LOSS[own], 0) for bits in WIDTHS] for own in before]
+    losses_of = losses(table, widths)
+    taken = [[losses_of[tensor.layer][bits] for bits in WIDTHS] for tensor in table.weights]
     unit = math.gcd(*(size for options in sizes for size in options))
     sizes = [[size // unit for size in options] for options in sizes]
     most = (flash - table.parameter_bytes) // unit
@@ -107,17 +108,25 @@ def fill_weights(table: Table, widths: Mapping[str, int], flash: int) -> dict[st
     goal = min(goal, _largest(_reachable(sizes, free, most, [])))
     reachable: list[list[int]] = []
     while not reachable or _largest(reachable[-1]) < goal:
-        reachable.append(_reachable(sizes, losses, most, reachable))
+        reachable.append(_reachable(sizes, taken, most, reachable))
     loss, left = len(reachable) - 1, _largest(reachable[-1])
     filled = {}
     for index, tensor in enumerate(table.weights):
         for option in reversed(range(len(WIDTHS))):
-            remaining, rest = loss - losses[index][option], left - sizes[index][option]
+            remaining, rest = loss - taken[index][option], left - sizes[index][option]
             if remaining >= 0 and rest >= 0 and reachable[remaining][index + 1] >> rest & 1:
                 filled[tensor.layer] = WIDTHS[option]
                 loss, left = remaining, rest
                 break
     return filled
+
+
+def losses(table: Table, widths: Mapping[str, int]) -> dict[str, dict[int, int]]:
+    """What each layer's weights lose at each width, beside `widths`, in steps from 8 bits to 4; wider is free."""
+    return {
+        tensor.layer: {bits: max(_LOSS[bits] - _LOSS[widths[tensor.layer]], 0) for bits in WIDTHS}
+        for tensor in table.weights
+    }
 
 
 def fill_activations(table: Table, widths: Mapping[str, int], ram: int) -> dict[str, int]:

@@ -117,7 +117,7 @@ def _scored(
     reporter: Reporter,
     evaluator: Evaluator | None,
 ) -> Found:
-    from harness.search import evaluate, ilp
+    from harness.search import evaluate, filling, ilp
 
     images = images or evaluate.IMAGES
     if evaluator is None:
@@ -127,9 +127,9 @@ def _scored(
     if method in ("rl", "random"):
         options += (episodes, seed)
     elif method == "ilp":
-        options += (ilp.IMAGES, ilp.CANDIDATES, ilp.JOINT_IMAGES)
+        options += (ilp.VERSION,)
     else:
-        options += (fill,)
+        options += (filling.VERSION,) if fill else (fill,)
     finished = None
     if cache_dir is not None:
         key = hashlib.sha256(repr((evaluator.digest, options)).encode()).hexdigest()
@@ -141,19 +141,19 @@ def _scored(
     history: list[float] = []
     evaluations, inferred = 1, evaluator.evaluation_images
     if method == "memory-rule":
-        policy = memory_rule.find(tensors, limits, weights_only=weights_only, fill=fill)
+        policy = memory_rule.find(tensors, limits, weights_only=weights_only)
+        if fill:
+            solution = filling.find(evaluator, limits, weights_only=weights_only)
+            policy = tensors.policy(solution.weights, solution.activations, method=memory_rule.FILLED)
+            inferred += solution.images
     elif method == "ilp":
         from harness.search.projection import Projection
 
         with reporter.stage(f"sensitivities of {graph.name}") as advance:
-            sensitivities = ilp.measure(evaluator, progress=advance)
-        candidates = ilp.solve(sensitivities, Projection(tensors, limits, weights_only=weights_only))
-        with reporter.stage("the best few as a whole"):
-            weights, activations = ilp.nearest(evaluator, candidates)
-        policy = tensors.policy(weights, activations, method=method, seed=seed)
-        joint = min(ilp.JOINT_IMAGES, evaluator.images) + evaluator.evaluation_images - evaluator.images
-        inferred += len(candidates) * joint
-        inferred += sensitivities.passes * min(ilp.IMAGES, evaluator.images)
+            solution = ilp.find(evaluator, Projection(tensors, limits, weights_only=weights_only), progress=advance)
+        policy = tensors.policy(solution.weights, solution.activations, method=method, seed=seed)
+        evaluations += solution.evaluations
+        inferred += solution.images
     else:
         policy = _tried(graph, evaluator, limits, method, episodes, seed, weights_only, cache_dir, reporter, history)
         evaluations += len(history)

@@ -87,23 +87,43 @@ class Projection:
             most_bytes.append(len(layers) - 1.0)
         return _cheapest(layers, costs, rows, least_bytes, most_bytes)
 
+    def crowded(self) -> tuple[str, ...]:
+        """The layers whose activations cannot all have 8 bits, in order: all others may, whatever these have."""
+        widest = self.table.uniform(WIDTHS[-1])[1]
+        if self.weights_only or self.limits.ram is None:
+            return ()
+        live = {
+            tensor.layer
+            for step in self.table.steps
+            if step.bytes(widest) > self.limits.ram
+            for tensor in step.live
+            if tensor.layer is not None
+        }
+        return tuple(layer for layer in self.table.activations if layer in live)
+
     def cheapest_activations(self, costs: Costs) -> dict[str, int]:
-        """The widths of activations of least total cost that fit; costs: by layer, for 2, 4 and 8 bits."""
-        layers = list(self.table.activations)
+        """The widths of activations of least total cost that fit; costs: by layer, for 2, 4 and 8 bits.
+
+        Layers without costs get 8 bits.
+        """
+        layers = [layer for layer in self.table.activations if layer in costs]
+        widest = self.table.uniform(WIDTHS[-1])[1]
+        if not layers:
+            return widest
         place = {layer: index for index, layer in enumerate(layers)}
         rows, least, most = [], [], []
         for step in self.table.steps:
             row = np.zeros((len(layers), len(WIDTHS)))
             fixed = 0
             for tensor in step.live:
-                if tensor.layer is None:
-                    fixed += tensor.bytes({})
+                if tensor.layer is None or tensor.layer not in place:
+                    fixed += tensor.bytes(widest)
                 else:
                     row[place[tensor.layer]] += [tensor.bytes({tensor.layer: bits}) for bits in WIDTHS]
             rows.append(row)
             least.append(-np.inf)
             most.append(np.inf if self.limits.ram is None else float(self.limits.ram - fixed))
-        return _existing(_cheapest(layers, costs, rows, least, most))
+        return widest | _existing(_cheapest(layers, costs, rows, least, most))
 
     def _raised(self, widths: dict[str, int], actions: Mapping[str, float]) -> dict[str, int]:
         """More bits for activations, those first that asked for most, as long as the RAM lasts: they cost no flash."""
