@@ -19,7 +19,13 @@ from harness.errors import InputError
 from harness.graph.graph import Graph, build
 from harness.ops import tile
 from harness.ops.conv2d import Conv2d
-from harness.ops.conv2d_tile import DualPooledTileConv2d, DualTileConv2d, PooledTileConv2d, TileConv2d
+from harness.ops.conv2d_tile import (
+    ApartTileConv2d,
+    DualPooledTileConv2d,
+    DualTileConv2d,
+    PooledTileConv2d,
+    TileConv2d,
+)
 from harness.ops.lowering import Target
 from harness.ops.max_pool2d import Window
 from harness.toolchain import compiler
@@ -70,7 +76,7 @@ def test_portable_path(name: str, tmp_path: Path) -> None:
     on_host_exactly(NETWORKS[name], "tile", tmp_path)
 
 
-FORMS = {"cortex-m4": TileConv2d(), "cortex-m7": DualTileConv2d()}
+FORMS = {"cortex-m4": TileConv2d(), "cortex-m4, loads apart": ApartTileConv2d(), "cortex-m7": DualTileConv2d()}
 
 
 @settings(max_examples=6)
@@ -112,10 +118,10 @@ def test_minus_128_is_refused_where_it_would_not_fit() -> None:
 
 
 @needs_arm
-@pytest.mark.parametrize("core", FORMS)
+@pytest.mark.parametrize("which", FORMS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_assembly_is_exact_and_costs_what_is_estimated(name: str, core: str) -> None:
-    graph, form = NETWORKS[name], FORMS[core]
+def test_assembly_is_exact_and_costs_what_is_estimated(name: str, which: str) -> None:
+    graph, form, core = NETWORKS[name], FORMS[which], which.partition(",")[0]
     _, bare, ran = on_core_exactly(graph, form.name, core)
     costs = [
         form.cost(layer, site_of(graph, index, core))
@@ -187,12 +193,12 @@ def test_pools_do_not_make_narrow_convolutions_slow() -> None:
     assert 2.5 * fast.instructions < slow.instructions
 
 
-def test_only_cores_that_issue_two_instructions_take_the_dual_form() -> None:
+@pytest.mark.parametrize(("form", "cores"), [(DualTileConv2d(), ["cortex-m7"]), (ApartTileConv2d(), ["cortex-m4"])])
+def test_only_cores_that_gain_take_forms_of_more_instructions(form: TileConv2d, cores: list[str]) -> None:
     graph = NETWORKS["weights of 4 bits"]
     layer = graph.layers[0]
     assert isinstance(layer, Conv2d)
-    takers = [core for core in boards.DSP_CORES if DualTileConv2d().fits(layer, site_of(graph, 0, core))]
-    assert takers == ["cortex-m7"]
+    assert [core for core in boards.DSP_CORES if form.fits(layer, site_of(graph, 0, core))] == cores
 
 
 def test_a_pass_fits_the_instruction_cache() -> None:
@@ -200,7 +206,8 @@ def test_a_pass_fits_the_instruction_cache() -> None:
     for core, cache in (("cortex-m4", 1024), ("cortex-m7", 4096)):
         for run in range(1, 65):
             turn = tile.unroll(run, Target(core))
-            assert run % turn == 0 and tile.pass_bytes(turn, dual=core == "cortex-m7") <= cache
+            one_pass = tile.Pass(run, 0, turn, 8, None, dual=core == "cortex-m7")
+            assert run % turn == 0 and one_pass.bytes <= cache
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])

@@ -195,6 +195,31 @@ NN_INLINE uint32_t nn_conv2d_tile_window_pitch(const nn_conv2d_shape *s)
     return (nn_conv2d_tile_margin(s) + nn_conv2d_tile_columns(s) * s->channels + 3u) / 4u * 4u;
 }
 
+/* `words` words from any address. */
+NN_INLINE void nn_tile_copy(nn_word *target, const uint8_t *source, uint32_t words)
+{
+    const nn_word *const end = target + words;
+#if NN_DSP
+    if (words >= 4u) {
+        __asm__ volatile("1:\n\t"
+                         "ldr r4, [%[source]]\n\t"
+                         "ldr r5, [%[source], #4]\n\t"
+                         "ldr r6, [%[source], #8]\n\t"
+                         "ldr r8, [%[source], #12]\n\t"
+                         "add %[source], %[source], #16\n\t"
+                         "stm %[target]!, {r4, r5, r6, r8}\n\t"
+                         "cmp %[target], %[fours]\n\t"
+                         "bne 1b"
+                         : [target] "+r"(target), [source] "+r"(source)
+                         : [fours] "r"(target + words / 4u * 4u)
+                         : "r4", "r5", "r6", "r8", "cc", "memory");
+    }
+#endif
+    for (; target != end; target++, source += 4) {
+        *target = *(const nn_unaligned_word *)(const void *)source;
+    }
+}
+
 /* `height` rows of the padded image from row `y` on, each with its margin in front. */
 NN_INLINE void nn_conv2d_tile_window(const nn_conv2d_shape *s, int32_t zero_point, const uint8_t *input, int32_t y,
                                      uint32_t height, uint8_t *window)
@@ -224,18 +249,7 @@ NN_INLINE void nn_conv2d_tile_window(const nn_conv2d_shape *s, int32_t zero_poin
             continue;
         }
         words += front / 4u;
-        const nn_unaligned_word *const from = (const nn_unaligned_word *)(const void *)source;
-        uint32_t word = 0;
-        for (; word + 4u <= bytes / 4u; word += 4u) {
-            const nn_word a = from[word], b = from[word + 1u], c = from[word + 2u], d = from[word + 3u];
-            words[word] = a;
-            words[word + 1u] = b;
-            words[word + 2u] = c;
-            words[word + 3u] = d;
-        }
-        for (; word < bytes / 4u; word++) {
-            words[word] = from[word];
-        }
+        nn_tile_copy(words, source, bytes / 4u);
         for (uint32_t byte = bytes / 4u * 4u; byte < bytes; byte++) {
             window[front + byte] = source[byte];
         }
@@ -251,10 +265,16 @@ NN_INLINE void nn_conv2d_tile_patch(const nn_conv2d_shape *s, const uint8_t *cor
     nn_word *end = target + 2u * s->kernel[0] * whole;
     NN_UNROLL_LONG
     for (uint32_t ky = 0; ky < s->kernel[0]; ky++) {
-        NN_UNROLL_LONG
-        for (uint32_t word = 0; word < whole; word++) {
-            const uint8_t *const source = corner + ky * pitch + 4u * word;
-            target[2u * (ky * whole + word)] = *(const nn_unaligned_word *)(const void *)source ^ NN_TILE_ODD;
+        const nn_unaligned_word *const from = (const nn_unaligned_word *)(const void *)(corner + ky * pitch);
+        uint32_t word = 0;
+        /* Loads follow each other, which saves a Cortex-M4 cycles. */
+        for (; word + 2u <= whole; word += 2u) {
+            const nn_word a = from[word], b = from[word + 1u];
+            target[2u * (ky * whole + word)] = a ^ NN_TILE_ODD;
+            target[2u * (ky * whole + word) + 2u] = b ^ NN_TILE_ODD;
+        }
+        for (; word < whole; word++) {
+            target[2u * (ky * whole + word)] = from[word] ^ NN_TILE_ODD;
         }
         NN_UNROLL
         for (uint32_t i = 0; i < left; i++) {
@@ -285,11 +305,16 @@ NN_INLINE void nn_conv2d_tile_patches(const nn_conv2d_tile_layer *layer, const u
     uint32_t index = 0;
     for (uint32_t i = 0; i < rows; i++, line += pitch) {
         const uint8_t *corner = line;
-        for (uint32_t column = 0; column < s->columns; column++, index++, corner += step, place += 2u * layer->words) {
+        for (uint32_t column = 0; column < s->columns;) {
+            /* Up to the end of the row, or to the last output that is the first of a pair. */
+            const uint32_t stop = index < pairs ? nn_tile_least(s->columns, column + pairs - index) : s->columns;
+            index += stop - column;
+            for (; column < stop; column++, corner += step, place += 2u * layer->words) {
+                nn_conv2d_tile_patch(s, corner, place);
+            }
             if (index == pairs) {
                 place = target + (pairs - distance) * 2u * layer->words + 1;
             }
-            nn_conv2d_tile_patch(s, corner, place);
         }
     }
     if (pairs != distance) {

@@ -111,7 +111,7 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
 /* Four channels of the next pixel into r, as they are stored. */
 #define NN_STRIDED_PIXEL(r)                                              \
     ".if nn_pixel >= 0 && nn_pixel < %c[width]\n\t"                      \
-    ".if %c[bits] == 8\n\tldr " r ", [r0, #(nn_pixel - nn_base) * %c[step]]\n\t" \
+    ".if %c[bits] == 8\n\tldr.w " r ", [r0, #(nn_pixel - nn_base) * %c[step]]\n\t" \
     ".elseif %c[bits] == 4\n\tldrh " r ", [r0, #(nn_pixel - nn_base) * %c[step]]\n\t" \
     ".else\n\tldrb " r ", [r0, #(nn_pixel - nn_base) * %c[step]]\n\t.endif\n\t" \
     ".elseif %c[bits] == 8\n\tmov " r ", #%c[padding] * 0x01010101\n\t" \
@@ -252,7 +252,7 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
     ".rept %c[steps]\n\t"                                                \
     ".set nn_back, nn_x == 32 * %c[steps]\n\t" NN_STRIDED_STEP ".endr\n\t" \
     "subs r8, r8, #0x10000\n\t"                                          \
-    "bhs 6b\n\t"                                                         \
+    "bhs.w 6b\n\t"                                                       \
     ".endif\n\t"                                                         \
     ".if %c[pairs] == %c[columns]\n\t"                                   \
     "smmulr r11, r11, r10\n\t" NN_STRIDED_SATURATE("r11") NN_STRIDED_STORE("r11") NN_STRIDED_STORED \
@@ -299,11 +299,11 @@ NN_INLINE uint32_t nn_strided_pitch(uint32_t pairs)
     ".if nn_part == 1 && nn_looped\n\t"                                  \
     ".if nn_counted\n\t"                                                 \
     "subs r8, r8, #0x10000\n\t"                                          \
-    "bhs 5b\n\t"                                                         \
+    "bhs.w 5b\n\t"                                                       \
     ".else\n\t"                                                          \
     "ldr r2, [sp, #28]\n\t"                                              \
     "cmp r0, r2\n\t"                                                     \
-    "blo 5b\n\t"                                                         \
+    "blo.w 5b\n\t"                                                       \
     ".endif\n\t"                                                         \
     ".endif\n\t"                                                         \
     ".set nn_part, nn_part + 1\n\t"                                      \
@@ -425,7 +425,8 @@ NN_INLINE void nn_strided_run(const nn_strided_pass *pass, nn_strided_kind kind)
         "ldrd r0, r1, [sp]\n\t"
         "add r2, r0, #%c[bits] / 2\n\t"
         "str r2, [sp]\n\t"
-        ".if %c[pairs] != 3\n\tldr lr, [sp, #24]\n\t" NN_STRIDED_MASK("r10") ".endif\n"
+        ".if %c[pairs] != 3\n\tldr lr, [sp, #24]\n\t" NN_STRIDED_MASK("r10") ".endif\n\t"
+        ".balign 4\n"
         "2:\n\t"
         ".set nn_pixel, -%c[left]\n\t"
         ".set nn_base, 0\n\t"
@@ -436,7 +437,7 @@ NN_INLINE void nn_strided_run(const nn_strided_pass *pass, nn_strided_kind kind)
         "3:\n\t"
         ".rept %c[turn]\n\t" NN_STRIDED_GROUP ".endr\n\t" NN_STRIDED_FORTH
         "subs r12, r12, #1\n\t"
-        "bne 3b\n\t"
+        "bne.w 3b\n\t"
         ".set nn_pixel, nn_pixel + 4 * %c[turn] * (%c[turns] - 1)\n\t"
         ".set nn_base, nn_pixel\n\t"
         ".endif\n\t"
@@ -445,7 +446,8 @@ NN_INLINE void nn_strided_run(const nn_strided_pass *pass, nn_strided_kind kind)
         ".if %c[pairs] == 3\n\tldr lr, [sp, #24]\n\t.endif\n\t"
         "cmp r1, lr\n\t"
         "bne 2b\n\t"
-        "ldrd r0, r1, [sp, #8]\n"
+        "ldrd r0, r1, [sp, #8]\n\t"
+        ".balign 4\n"
         /* A channel. */
         "4:\n\t"
         "ldr r3, [sp, #16]\n\t"

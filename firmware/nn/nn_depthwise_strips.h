@@ -216,8 +216,8 @@ NN_INLINE const uint32_t *nn_strips_unpack(const uint32_t *weights, uint32_t bit
 /* Pixels `p` and `q` of a strip at r0: pairs of each channel into the registers a to d. */
 #define NN_STRIPS_PAIR(p, q, a, b, c, d)                       \
     ".if %c[bits] == 8\n\t"                                    \
-    "ldr " a ", [r0, #(" p ") * %c[step]]\n\t"                 \
-    "ldr " c ", [r0, #(" q ") * %c[step]]\n\t"                 \
+    "ldr.w " a ", [r0, #(" p ") * %c[step]]\n\t"               \
+    "ldr.w " c ", [r0, #(" q ") * %c[step]]\n\t"               \
     "pkhbt " b ", " a ", " c ", lsl #16\n\t"                   \
     "pkhtb " d ", " c ", " a ", asr #16\n\t"                   \
     "uxtb16 " a ", " b "\n\t"                                  \
@@ -261,7 +261,8 @@ NN_INLINE void nn_strips_fill(const uint8_t *source, uint32_t lines, nn_word *ta
     /* Where the first line's strips end, and where the last line's do. */
     register uintptr_t line_end __asm__("r2") = (uintptr_t)target + pitch;
     register uintptr_t end __asm__("r3") = (uintptr_t)target + lines * pitch;
-    __asm__ volatile("push {r2, r3}\n"
+    __asm__ volatile("push {r2, r3}\n\t"
+                     ".balign 4\n"
                      "1:\n\t"
                      ".if %c[words] == 1\n\t"
                      NN_STRIPS_PAIR("0", "1", "r2", "r3", "r4", "r5")
@@ -352,7 +353,8 @@ NN_INLINE void nn_strips_pad(nn_word *target, uint32_t bytes, nn_strips_kind kin
 /* Sums are in r4 to r11, as many as there are. The bias is in r11 until that becomes a sum; the multiplier in r9 where
  * that is no sum, else in r2 or r3; where the first output goes in r10 or, for strips of seven and eight, in r12. x: a
  * pair of pixels; weights are in r12, (w0, w1), and lr, (w1, w2). What is first added to a sum is added to the bias.
- * Cortex-M4 saves a cycle where LDR follows LDR; what Cortex-M7 issues together stands together. */
+ * Cortex-M4 saves a cycle where LDR follows LDR, and fetches whole words: instructions of 16 bits would put the others
+ * across two. What Cortex-M7 issues together stands together. */
 #define NN_STRIPS_ADD(op, sum, x, w) op " " sum ", " x ", " w ", " sum "\n\t"
 #define NN_STRIPS_BEGIN(op, sum, x, w)                         \
     ".if nn_line\n\t" NN_STRIPS_ADD(op, sum, x, w)             \
@@ -367,16 +369,16 @@ NN_INLINE void nn_strips_pad(nn_word *target, uint32_t bytes, nn_strips_kind kin
 #define NN_STRIPS_ODD(before, own, x)                          \
     NN_STRIPS_ADD("smlatt", before, x, "lr")                   \
     NN_STRIPS_BEGIN("smlad", own, x, "r12")
-#define NN_STRIPS_BEHIND "ldr r3, [r0, #nn_line * %c[pitch] + 16 * %c[words]]\n\t"
+#define NN_STRIPS_BEHIND "ldr.w r3, [r0, #nn_line * %c[pitch] + 16 * %c[words]]\n\t"
 /* A row of the kernel, nn_line lines from r0. */
 #define NN_STRIPS_LINE                                         \
     "ldrd r12, lr, [r1, #32 * nn_line]\n\t"                    \
     ".if %c[edges]\n\t"                                        \
-    "ldr r2, [r0, #nn_line * %c[pitch] - 12 * %c[words] - 4]\n\t" \
+    "ldr.w r2, [r0, #nn_line * %c[pitch] - 12 * %c[words] - 4]\n\t" \
     NN_STRIPS_BEGIN("smlatb", "r4", "r2", "r12")               \
     ".endif\n\t"                                               \
     ".if %c[words] == 1\n\t"                                   \
-    "ldr r2, [r0, #nn_line * %c[pitch]]\n\t"                   \
+    "ldr.w r2, [r0, #nn_line * %c[pitch]]\n\t"                   \
     ".else\n\t"                                                \
     "ldrd r2, r3, [r0, #nn_line * %c[pitch]]\n\t"              \
     ".endif\n\t"                                               \
@@ -385,7 +387,7 @@ NN_INLINE void nn_strips_pad(nn_word *target, uint32_t bytes, nn_strips_kind kin
     ".endif\n\t" NN_STRIPS_BEGIN("smlad", "r5", "r2", "r12")   \
     ".if %c[tile] > 3\n\t" NN_STRIPS_BEGIN("smlatb", "r6", "r2", "r12") \
     ".if %c[words] == 3 && !%c[edges]\n\t"                     \
-    "ldr r2, [r0, #nn_line * %c[pitch] + 8]\n\t"               \
+    "ldr.w r2, [r0, #nn_line * %c[pitch] + 8]\n\t"               \
     ".endif\n\t" NN_STRIPS_WORD("r5", "r6", "r7", "r3")        \
     ".elseif %c[tile] == 3\n\t" NN_STRIPS_ODD("r5", "r6", "r3") \
     ".endif\n\t"                                               \
@@ -397,24 +399,24 @@ NN_INLINE void nn_strips_pad(nn_word *target, uint32_t bytes, nn_strips_kind kin
     ".if %c[tile] == 8\n\t" NN_STRIPS_BEGIN("smlatb", "r10", "r2", "r12") \
     ".endif\n\t"                                               \
     ".if nn_line == 2\n\t"                                     \
-    "ldr r2, [r1, #100]\n\t"                                   \
+    "ldr.w r2, [r1, #100]\n\t"                                   \
     ".endif\n\t"                                               \
     ".if %c[tile] == 7\n\t" NN_STRIPS_ODD("r9", "r10", "r3")   \
     ".else\n\t" NN_STRIPS_WORD("r9", "r10", "r11", "r3")       \
     ".endif\n\t"                                               \
     ".endif\n\t"                                               \
     ".if %c[words] == 3 && %c[edges]\n\t"                      \
-    "ldr r2, [r0, #nn_line * %c[pitch] + 8]\n\t"               \
+    "ldr.w r2, [r0, #nn_line * %c[pitch] + 8]\n\t"               \
     ".endif\n\t"                                               \
     ".if %c[edges]\n\t" NN_STRIPS_BEHIND                       \
     ".elseif %c[tile] == 6 && nn_line == 2\n\t"                \
-    "ldr r3, [r1, #100]\n\t"                                   \
+    "ldr.w r3, [r1, #100]\n\t"                                   \
     ".endif\n\t"                                               \
     ".if %c[tile] == 5\n\t" NN_STRIPS_ODD("r7", "r8", "r2")    \
     ".elseif %c[tile] == 6\n\t" NN_STRIPS_WORD("r7", "r8", "r9", "r2") \
     ".endif\n\t"                                               \
     ".if %c[tile] == 6 && nn_line == 2 && %c[edges]\n\t"       \
-    "ldr r2, [r1, #100]\n\t"                                   \
+    "ldr.w r2, [r1, #100]\n\t"                                   \
     ".endif\n\t"                                               \
     ".if %c[edges]\n\t"                                        \
     ".if %c[tile] == 2\n\t" NN_STRIPS_ADD("smlabt", "r5", "r3", "lr") \
@@ -513,7 +515,8 @@ NN_INLINE void nn_strips_pass(const nn_word *x, const nn_word *weights, uint32_t
     register uintptr_t weights_end __asm__("r6") = (uintptr_t)weights + 32u;
     register uint8_t *to __asm__("r10") = output;
     __asm__ volatile(
-        "push {r2, r3, r4, r5, r6, r10}\n"
+        "push {r2, r3, r4, r5, r6, r10}\n\t"
+        ".balign 4\n"
         "0:\n\t"
         ".if %c[tile] < 6\n\t"
         "ldrd r11, r9, [r1, #96]\n\t"

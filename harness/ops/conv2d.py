@@ -15,7 +15,13 @@ from harness.ops.conv2d_gray import GrayConv2d
 from harness.ops.conv2d_narrow import NarrowConv2d
 from harness.ops.conv2d_packed import PackedConv2d
 from harness.ops.conv2d_pairs import PairsConv2d
-from harness.ops.conv2d_tile import DualPooledTileConv2d, DualTileConv2d, PooledTileConv2d, TileConv2d
+from harness.ops.conv2d_tile import (
+    ApartTileConv2d,
+    DualPooledTileConv2d,
+    DualTileConv2d,
+    PooledTileConv2d,
+    TileConv2d,
+)
 from harness.ops.conv2d_winograd import DualWinogradConv2d, WinogradConv2d
 from harness.ops.convolution import Convolution
 from harness.ops.lowering import Form, Site, Value
@@ -67,6 +73,7 @@ class Conv2d(Convolution):
                 PairsConv2d(),
                 TileConv2d(),
                 DualTileConv2d(),
+                ApartTileConv2d(),
                 PooledTileConv2d(),
                 DualPooledTileConv2d(),
                 NarrowConv2d(),

@@ -33,6 +33,9 @@ _PIXELS = 64
 # The same where a max-pool follows: such layers come early and have few weights, but large images.
 _POOLED_PIXELS = 16
 
+# And at most of a flat image, whose blocks may end anywhere.
+_FLAT_PIXELS = 96
+
 
 @dataclass(frozen=True)
 class _View:
@@ -83,51 +86,34 @@ class TileConv2d(Form["Conv2d"]):
 
     def cost(self, layer: Conv2d, site: Site) -> Cost:
         view = self._view(layer, site)
-        filters, kernel_rows = layer.weight.shape[:2]
-        groups, direct = -(-filters // 4), self._direct(layer, site)
+        one_pass = self._pass(layer, site)
+        groups = -(-len(layer.weight) // 4)
         rows, columns = layer.convolved(site.input_shape)
         flat = view.name == "FLAT"
         total = rows * columns if flat else rows
         blocks = -(-total // view.block)
         passes = rows if view.name == "ROWS" else blocks
         pairs = rows * -(-columns // 2) if view.name == "ROWS" else -(-rows * columns // 2)
-        runs, turn = (kernel_rows if view.name == "ROWS" else 0), tile.unroll(view.run, site.target)
-        pair = tile.pair_instructions(view.run, runs, turn, direct=direct, dual=self.dual)
-        bits = tile.bits(layer)
-        one_pass = tile.pass_name(
-            view.run,
-            runs,
-            turn,
-            bits,
-            layer.requantize,
-            direct=direct,
-            dual=self.dual,
-            lift=self._lifted(layer, site)[0],
-        )
         if view.name == "PATCHES":
             fill = float(
                 rows * columns * (3 * view.words + 20) + blocks * view.window_bytes * (8 if site.input.packed else 1)
             )
         else:
             fill = view.block_bytes // 4 * blocks * (9 if site.input.packed else 3.5)
+        unpacking = view.words * tile.UNPACKING[one_pass.weight_bits] + tile.GROUP
         return Cost(
             flash=groups * (4 * self._packed_words(layer, view) + 32),
             scratch=self._scratch(view),
-            instructions=groups * (pairs * pair + blocks * (view.words * tile.UNPACKING[bits] + tile.GROUP))
-            + (groups if runs else 1) * passes * 45
+            instructions=groups * (pairs * one_pass.pair_instructions + blocks * unpacking)
+            + (groups if one_pass.runs else 1) * passes * 45
             + int(fill),
             code=560 if view.name == "FLAT" else 800,
-            shared={one_pass: tile.pass_bytes(turn, dual=self.dual)},
+            shared={one_pass.name: one_pass.bytes},
         )
 
     def lower(self, layer: Conv2d, site: Site) -> Lowering:
         view, direct = self._view(layer, site), self._direct(layer, site)
-        runs, turn = (layer.weight.shape[1] if view.name == "ROWS" else 0), tile.unroll(view.run, site.target)
-        bits = tile.bits(layer)
-        lift, lifted = self._lifted(layer, site)
-        one_pass = tile.pass_name(
-            view.run, runs, turn, bits, layer.requantize, direct=direct, dual=self.dual, lift=lift
-        )
+        one_pass, lifted = self._pass(layer, site), self._lifted(layer, site)[1]
         return Lowering(
             form=self.name,
             header="nn_conv2d_tile.h",
@@ -142,21 +128,17 @@ class TileConv2d(Form["Conv2d"]):
                 "view": f"NN_TILE_{view.name}",
                 "block": view.block,
                 "words": view.words,
-                "pass": one_pass,
+                "pass": one_pass.name,
                 "direct": direct,
                 "requantize": tile.requantization(layer.requantize, direct=direct),
             },
             constants=(
-                Constant("weights", "uint32_t", tile.pack(self._matrix(layer), bits)),
+                Constant("weights", "uint32_t", tile.pack(self._matrix(layer), one_pass.weight_bits)),
                 Constant("constants", "int32_t", tile.constants(self._matrix(lifted), lifted.bias, lifted.requantize)),
                 *(() if direct else requantization_constants(layer.requantize)),
             ),
             scratch_bytes=self._scratch(view),
-            functions={
-                one_pass: tile.pass_function(
-                    view.run, runs, turn, bits, layer.requantize, direct=direct, dual=self.dual, lift=lift
-                ),
-            },
+            functions={one_pass.name: one_pass.definition},
         )
 
     def _direct(self, layer: Conv2d, site: Site) -> bool:
@@ -169,6 +151,19 @@ class TileConv2d(Form["Conv2d"]):
     def _lifted(self, layer: Conv2d, site: Site) -> tuple[int, Conv2d]:
         """As lifting.unpacked, where the pass requantises."""
         return lifting.unpacked(layer, site.input.bits) if self._direct(layer, site) else (0, layer)
+
+    def _pass(self, layer: Conv2d, site: Site) -> tile.Pass:
+        view = self._view(layer, site)
+        return tile.Pass(
+            view.run,
+            layer.weight.shape[1] if view.name == "ROWS" else 0,
+            tile.unroll(view.run, site.target),
+            tile.bits(layer),
+            layer.requantize if self._direct(layer, site) else None,
+            lift=self._lifted(layer, site)[0],
+            dual=self.dual,
+            apart=self.apart,
+        )
 
     def _flat(self, layer: Conv2d, site: Site) -> bool:
         """Whether outputs read what lies at their own place alone, and rows have no gaps between them."""
@@ -202,7 +197,7 @@ class TileConv2d(Form["Conv2d"]):
         words = self._matrix(layer).shape[1] // 4
         pairs = -(-columns // 2)
         if channels % 4 == 0 and self._flat(layer, site):
-            block = min(rows * columns, _PIXELS)
+            block = min(rows * columns, _FLAT_PIXELS)
             block = -(-rows * columns // -(-rows * columns // block))
             return _View("FLAT", words, words, block, -(-block // 2) * 8 * words)
         pooled = layer.pool is not None and layer.pool.kernel != (1, 1)
@@ -226,6 +221,13 @@ class DualTileConv2d(TileConv2d):
 
     name = "tile-dual"
     dual = True
+
+
+class ApartTileConv2d(TileConv2d):
+    """More instructions in fewer cycles, for cores with pipelined loads: some loads are instructions of their own."""
+
+    name = "tile-apart"
+    apart = True
 
 
 class PooledTileConv2d(TileConv2d):

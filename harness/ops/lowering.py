@@ -98,6 +98,11 @@ class Target:
         """Whether the core issues a load beside a multiplication (and LDRD alone)."""
         return self.core == "cortex-m7"
 
+    @property
+    def pipelined_loads(self) -> bool:
+        """Whether a load behind a load takes one cycle, but LDRD three (Arm DDI 0439B, 3.3.2)."""
+        return self.core == "cortex-m4"
+
 
 @dataclass(frozen=True)
 class Site:
@@ -232,8 +237,9 @@ class Form(ABC, Generic[O]):
 
     storages: what it can read and write, of what sites may have; weight_bits: how many bits its stored weights have;
     asymmetric: whether padding may differ between the sides of an image; clips: whether it ends floats at a layer's
-    `clip`; dual: whether it is for cores that issue two instructions at once. Where a layer wants what these rule out,
-    the form is not even asked (see `refusal`). widens: whether it can also write uint8 into 16 bits each.
+    `clip`; dual: whether it is for cores that issue two instructions at once; apart: whether it is for cores with
+    pipelined loads. Where a layer wants what these rule out, the form is not even asked (see `refusal`). widens:
+    whether it can also write uint8 into 16 bits each.
     """
 
     name: ClassVar[str]
@@ -242,6 +248,7 @@ class Form(ABC, Generic[O]):
     asymmetric: ClassVar[bool] = False
     clips: ClassVar[bool] = False
     dual: ClassVar[bool] = False
+    apart: ClassVar[bool] = False
     widens: ClassVar[bool] = False
 
     @abstractmethod
@@ -274,6 +281,8 @@ class Form(ABC, Generic[O]):
             return "its ReLU has an upper limit"
         if self.dual and not site.target.dual_issue:
             return f"{site.target.core} issues one instruction at a time"
+        if self.apart and not site.target.pipelined_loads:
+            return f"single loads are no faster on {site.target.core}"
         return None
 
     def fits(self, layer: O, site: Site) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,71 +91,71 @@ def unroll(run: int, target: Target) -> int:
     return max(size for size in range(1, longest + 1) if run % size == 0)
 
 
-def pair_instructions(run: int, runs: int, turn: int, *, direct: bool, dual: bool = False) -> int:
-    """Of a pass, for one pair of pixels and four filters, with what is done about its outputs. runs: 0: all in one.
+@dataclass(frozen=True)
+class Pass:
+    """How a layer's passes are made (nn_tile_kind in nn_tile.h).
 
-    turn: words per turn of the loop. dual: of a pass for cores that issue two instructions at once.
+    run: words of one run. runs: of them in one output, 0: all words are in one. turn: words per turn of the loop.
+    weight_bits: as stored. requantize: what it does with the sums, None where it leaves them. lift: of weights that are
+    unpacked (lifting.unpacked). dual: for cores that issue two instructions at once. apart: for cores with pipelined
+    loads.
     """
-    turns = run // turn
-    words = (28 * run + 2 * turns) if dual else 23 * run
-    words += 3 * turns if runs or turns > 1 else 0
-    words = runs * (words + 7) + 7 if runs else words
-    return words + (28 if direct else 105)
 
+    run: int
+    runs: int
+    turn: int
+    weight_bits: int
+    requantize: Requantization | None
+    lift: int = 0
+    dual: bool = False
+    apart: bool = False
 
-def pass_name(
-    run: int,
-    runs: int,
-    turn: int,
-    weight_bits: int,
-    requantize: Requantization | None,
-    *,
-    direct: bool,
-    dual: bool = False,
-    lift: int = 0,
-) -> str:
-    """The C function that makes such passes. lift: of weights that are unpacked (lifting.unpacked)."""
-    kind = f"nn_tile_pass_s{weight_bits}_{turn}" + (f"_lifted_{lift}" if lift else "") + ("_dual" if dual else "")
-    kind += "_runs" if runs else "_turns" if turn < run else ""
-    if not direct or requantize is None:
-        return f"{kind}_sums"
-    return kind + ("_centred" if requantize.zero_point else "") + f"_{requantize.bits}"
+    @property
+    def turns(self) -> bool:
+        """Whether the loop has more than one turn."""
+        return self.runs > 0 or self.turn < self.run
 
+    @property
+    def pair_instructions(self) -> int:
+        """For one pair of pixels and four filters, with what is done about its outputs."""
+        turns = self.run // self.turn
+        words = (28 * self.run + 2 * turns) if self.dual else (25 if self.apart else 23) * self.run
+        words += 3 * turns if self.turns else 0
+        words = self.runs * (words + 7) + 7 if self.runs else words
+        return words + (105 if self.requantize is None else 28)
 
-def pass_bytes(turn: int, *, dual: bool = False) -> int:
-    """About how long it is."""
-    return 280 + (108 if dual else 92) * turn
+    @property
+    def bytes(self) -> int:
+        """About how long the function is."""
+        return 280 + (108 if self.dual else 96 if self.apart else 92) * self.turn
 
+    @property
+    def name(self) -> str:
+        """Of the C function."""
+        order = "_dual" if self.dual else "_apart" if self.apart else ""
+        lifted = f"_lifted_{self.lift}" if self.lift else ""
+        kind = f"nn_tile_pass_s{self.weight_bits}_{self.turn}{lifted}{order}"
+        kind += "_runs" if self.runs else "_turns" if self.turns else ""
+        if self.requantize is None:
+            return f"{kind}_sums"
+        return kind + ("_centred" if self.requantize.zero_point else "") + f"_{self.requantize.bits}"
 
-def pass_function(
-    run: int,
-    runs: int,
-    turn: int,
-    weight_bits: int,
-    requantize: Requantization | None,
-    *,
-    direct: bool,
-    dual: bool = False,
-    lift: int = 0,
-) -> str:
-    """Its definition."""
-    stored = requantize if direct else None
-    kind = {
-        "unroll": str(turn),
-        "turns": _truth(runs > 0 or turn < run),
-        "runs": _truth(runs > 0),
-        "centred": _truth(stored is not None and stored.zero_point != 0),
-        "bits": str(stored.bits if stored is not None else 0),
-        "weight_bits": str(weight_bits),
-        "lift": str(lift),
-        "dual": _truth(dual),
-    }
-    fields = ", ".join(f".{name} = {value}" for name, value in kind.items())
-    name = pass_name(run, runs, turn, weight_bits, requantize, direct=direct, dual=dual, lift=lift)
-    return (
-        f"NN_SHARED void {name}(const nn_tile_pass *pass)\n{{\n    nn_tile_run(pass, (nn_tile_kind){{{fields}}});\n}}"
-    )
-
-
-def _truth(value: bool) -> str:
-    return "true" if value else "false"
+    @property
+    def definition(self) -> str:
+        """The C function."""
+        kind = {
+            "unroll": self.turn,
+            "turns": self.turns,
+            "runs": self.runs > 0,
+            "centred": self.requantize is not None and self.requantize.zero_point != 0,
+            "bits": self.requantize.bits if self.requantize is not None else 0,
+            "weight_bits": self.weight_bits,
+            "lift": self.lift,
+            "dual": self.dual,
+            "apart": self.apart,
+        }
+        fields = ", ".join(f".{name} = {str(value).lower()}" for name, value in kind.items())
+        return (
+            f"NN_SHARED void {self.name}(const nn_tile_pass *pass)\n"
+            f"{{\n    nn_tile_run(pass, (nn_tile_kind){{{fields}}});\n}}"
+        )
