@@ -59,8 +59,7 @@ typedef struct {
     "ubfx r2, " low ", #0, #%c[lane]\n\t"                             \
     "ubfx r3, " low ", #%c[lane], #%c[lane]\n\t"                      \
     "lsr r4, " low ", #2 * %c[lane]\n\t"                              \
-    "orr r4, r4, " high ", lsl #32 - 2 * %c[lane]\n\t"                \
-    "ubfx r4, r4, #0, #%c[lane]\n\t"                                  \
+    "bfi r4, " high ", #32 - 2 * %c[lane], #3 * %c[lane] - 32\n\t"    \
     "ubfx r5, " high ", #3 * %c[lane] - 32, #%c[lane]\n\t"            \
     "ldrd " low ", " high ", [r1, #" at "]\n\t"                       \
     "add r2, r2, " low "\n\t"                                         \

@@ -15,8 +15,8 @@
  *
  * In flash, weights of four filters are packed so that unpacking is little work:
  *     8 bits: per filter a word, bytes 127 - w1, w0, 127 - w3, w2: e is its odd bytes, o is 127 - its halfwords.
- *     4 bits: two words; byte j of a filter's nibbles is w1 + 8, 7 - w0, w3 + 8, 7 - w2; two filters per word.
- *     2 bits: one word; likewise w1 + 2, 1 - w0, w3 + 2, 1 - w2; four filters per word.
+ *     4 bits: two words; byte j of a filter's nibbles is 7 - w1, w0 + 8, 7 - w3, w2 + 8; two filters per word.
+ *     2 bits: one word; likewise 1 - w1, w0 + 2, 1 - w3, w2 + 2; four filters per word.
  */
 #ifndef NN_TILE_H
 #define NN_TILE_H
@@ -81,7 +81,7 @@ NN_INLINE bool nn_tile_single(nn_tile_kind kind)
     "mov r12, #0x007F007F\n\t"                         \
     ".else\n\t"                                        \
     "mov r2, #%c[mask]\n\t"                            \
-    "mov r3, #%c[evens]\n\t"                           \
+    "mvn r3, #%c[evens]\n\t"                           \
     "movw r7, #%c[odds]\n\t"                           \
     "movt r7, #%c[odds]\n\t"                           \
     ".endif\n\t"
@@ -114,18 +114,14 @@ NN_INLINE bool nn_tile_single(nn_tile_kind kind)
     NN_TILE_FIELDS("r8", "r4", 6)                      \
     NN_TILE_FIELDS("r4", "r4", 0)                      \
     ".endif\n\t"                                       \
-    "uxtb16 r9, r4, ror #8\n\t"                        \
-    "uxtb16 r10, r5, ror #8\n\t"                       \
-    "uxtb16 r11, r6, ror #8\n\t"                       \
-    "uxtb16 r12, r8, ror #8\n\t"                       \
-    "ssub16 r9, r3, r9\n\t"                            \
-    "ssub16 r10, r3, r10\n\t"                          \
-    "ssub16 r11, r3, r11\n\t"                          \
-    "ssub16 r12, r3, r12\n\t"                          \
-    "ssub16 r4, r4, r7\n\t"                            \
-    "ssub16 r5, r5, r7\n\t"                            \
-    "ssub16 r6, r6, r7\n\t"                            \
-    "ssub16 r8, r8, r7\n\t"                            \
+    "uxtab16 r9, r3, r4, ror #8\n\t"                   \
+    "uxtab16 r10, r3, r5, ror #8\n\t"                  \
+    "uxtab16 r11, r3, r6, ror #8\n\t"                  \
+    "uxtab16 r12, r3, r8, ror #8\n\t"                  \
+    "ssub16 r4, r7, r4\n\t"                            \
+    "ssub16 r5, r7, r5\n\t"                            \
+    "ssub16 r6, r7, r6\n\t"                            \
+    "ssub16 r8, r7, r8\n\t"                            \
     "stm r1!, {r9, r10, r11, r12}\n\t"                 \
     "stm r1!, {r4, r5, r6, r8}\n\t"                    \
     ".endif\n\t"
@@ -285,8 +281,8 @@ NN_INLINE void nn_tile_unpack(const uint32_t *packed, nn_word *tile, uint32_t bi
         tile[0] = tile[4] = 0;
         for (uint32_t half = 0; half < 32; half += 16) {
             const int32_t low = (int32_t)(pair >> half & 0xFFu), high = (int32_t)(pair >> (half + 8u) & 0xFFu);
-            const int32_t even = bits == 8u ? (int8_t)high : (int32_t)highest - high;
-            const int32_t odd = bits == 8u ? 127 - low : low - (int32_t)highest - 1;
+            const int32_t even = bits == 8u ? (int8_t)high : high - (int32_t)highest - 1;
+            const int32_t odd = (int32_t)highest - low;
             tile[0] |= ((uint32_t)even << lift & 0xFFFFu) << half;
             tile[4] |= ((uint32_t)(odd - 256 * even) << lift & 0xFFFFu) << half;
         }
@@ -297,7 +293,7 @@ NN_INLINE void nn_tile_unpack(const uint32_t *packed, nn_word *tile, uint32_t bi
 NN_INLINE void nn_tile_run(const nn_tile_pass *pass, nn_tile_kind kind)
 {
 #if NN_DSP
-    /* o + highest_odd + 256 highest is a byte pair of the packed word; highest - e its upper byte. */
+    /* Bytes of fewer bits hold highest - w1 and w0 + highest + 1: what e and o are with these. */
     const uint32_t highest = (1u << (kind.weight_bits - 1u)) - 1u;
     register const nn_tile_pass *parameters __asm__("r0") = pass;
     __asm__ volatile(
@@ -403,8 +399,8 @@ NN_INLINE void nn_tile_run(const nn_tile_pass *pass, nn_tile_kind kind)
         : [unroll] "i"(kind.unroll), [turns] "i"(kind.turns), [runs] "i"(kind.runs), [single] "i"(nn_tile_single(kind)),
           [centred] "i"(kind.centred), [bits] "i"(kind.bits), [dual] "i"(kind.dual), [apart] "i"(kind.apart),
           [weight_bits] "i"(kind.weight_bits), [mask] "i"((((1u << kind.weight_bits) - 1u) << kind.lift) * 0x01010101u),
-          [evens] "i"((highest << kind.lift) * 0x00010001u), [odds] "i"((257u * highest + 1u) << kind.lift),
-          [lift] "i"(kind.lift)
+          [evens] "i"((((highest + 1u) << kind.lift) - 1u) * 0x00010001u),
+          [odds] "i"((257u * highest + 256u) << kind.lift), [lift] "i"(kind.lift)
         : "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");
 #else
     const uint32_t words = (uint32_t)(pass->tile_end - pass->tile - 4) / 8u;

@@ -67,7 +67,7 @@ class NarrowConv2d(Form["Conv2d"]):
         plan, channels, groups = self._plan(layer, site), int(layer.weight.shape[3]), len(layer.weight) // 4
         pixels = int(np.prod(site.output_shape[:2]))
         blocks, fours = -(-pixels // plan.block), -(-pixels // 4)
-        one_pass = channels * 6 + 3 * channels // _unroll(channels) + 107
+        one_pass = channels * 6 + 3 * channels // _unroll(channels) + 103
         return Cost(
             flash=groups * (channels * layer.weight_bits // 2 + 32) + 32,
             scratch=8 * channels + 2 * plan.block * channels,
@@ -157,4 +157,4 @@ class NarrowConv2d(Form["Conv2d"]):
 
 def _unroll(channels: int) -> int:
     """Channels per turn of the loop."""
-    return max(size for size in (8, 4, 2, 1) if channels % size == 0)
+    return max(size for size in (16, 8, 4, 2, 1) if channels % size == 0)

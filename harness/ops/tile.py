@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Instructions that unpacking takes per word of activations and four filters, by the bits of a weight; and for each four
 # filters.
-UNPACKING = {8: 11, 4: 22, 2: 21}
+UNPACKING = {8: 11, 4: 17, 2: 17}
 GROUP = 25
 
 # Words per turn of a loop, at most: eight and what is around them just fit the 1 kB of instruction cache that small
@@ -42,12 +42,12 @@ def pack(matrix: Array, weight_bits: int) -> Array:
     # (four filters, word of activations, filter, pair of elements, element)
     quads = weights.reshape(-1, 4, elements // 4, 2, 2).transpose(0, 2, 1, 3, 4)
     even, odd = quads[..., 0], quads[..., 1]
+    highest = 2 ** (weight_bits - 1) - 1
     if weight_bits == 8:
-        halves = (127 - odd) | (even & 0xFF) << 8
+        halves = (highest - odd) | (even & 0xFF) << 8
         raw: Array = (halves[..., 0] | halves[..., 1] << 16).ravel().astype(np.uint32)
         return raw
-    highest = 2 ** (weight_bits - 1) - 1
-    halves = (odd + highest + 1) | (highest - even) << 8
+    halves = (highest - odd) | (even + highest + 1) << 8
     fields = halves[..., 0] | halves[..., 1] << 16
     shared = 8 // weight_bits
     fields = fields.reshape(*fields.shape[:2], 4 // shared, shared)
