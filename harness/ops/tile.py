@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.ops import passes
 from harness.ops.lifting import reach
 from harness.ops.lowering import Value, requantization_fields
 
@@ -154,8 +155,4 @@ class Pass:
             "dual": self.dual,
             "apart": self.apart,
         }
-        fields = ", ".join(f".{name} = {str(value).lower()}" for name, value in kind.items())
-        return (
-            f"NN_SHARED void {self.name}(const nn_tile_pass *pass)\n"
-            f"{{\n    nn_tile_run(pass, (nn_tile_kind){{{fields}}});\n}}"
-        )
+        return passes.pass_function("nn_tile", self.name, kind)
