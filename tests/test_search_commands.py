@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.app import app
-from harness.reproduce import accuracy_plot, document, mixed_precision
-from harness.reproduce.mixed_precision import Experiment, Memory, Row, Ruled, Searched
+from harness.reproduce import accuracy_plot, bit_widths, document, mixed_precision
+from harness.reproduce.bit_widths import Experiment, Memory, Row, Ruled, Searched
 from harness.search import policy
 from harness.search.tensors import Limits
 
@@ -50,7 +50,7 @@ def test_the_golden_policy_comes_from_the_command(tmp_path: Path) -> None:
     )  # fmt: skip
     assert code == 0, err
     written = policy.read(file)
-    weights, activations = mixed_precision.GOLDEN["mobilenet-v1-1.0-224"]
+    weights, activations = bit_widths.GOLDEN["mobilenet-v1-1.0-224"]
     assert "".join(map(str, written.weights.values())) == weights
     assert "".join(map(str, written.activations.values())) == activations.ljust(28, "8")
     assert written.score is None and "1,975,720 B" in out and "has no data here" in err

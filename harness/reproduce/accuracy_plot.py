@@ -6,7 +6,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.reproduce.mixed_precision import Searched
+    from harness.reproduce.bit_widths import Searched
 
 _STYLE: Any = {"font.family": "DejaVu Sans", "font.size": 9, "svg.hashsalt": "harness"}
 _COLORS = {
