@@ -32,6 +32,18 @@ def test_accuracies_are_the_measured_ones() -> None:
         assert f"{variant} {share:.2%}" in README
 
 
+def test_the_searches_are_those_of_the_page() -> None:
+    page = (ROOT / "results" / "reproduce" / "2008.05124.md").read_text(encoding="utf-8")
+    table = page.split("## (b) resnet8: means over the seeds")[1].split("## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+    validation = {row[0]: row[1].replace("%", " %") for row in rows}
+    share = next(row[5].replace("%", " %") for row in rows if row[0] == "ilp")
+    said = " ".join(README.split())
+    assert f"reinforcement learning reaches {validation['rl']}, random search {validation['random']}" in said
+    assert f"integer programming {validation['ilp']} with {share} of the images" in said
+    assert f"the rule {validation['memory-rule']} as published and {validation['memory-rule-filled']} when" in said
+
+
 def test_the_figures_are_those_that_the_gate_guards() -> None:
     baseline = json.loads((ROOT / "results" / "baselines" / "ci.json").read_text())
     measured = {(run["variant"], run["board"]): run for run in FIGURES["runs"]}
