@@ -307,8 +307,10 @@ NN_INLINE void nn_tile_run(const nn_tile_pass *pass, nn_tile_kind kind)
         ".if %c[single]\n\t"
         "cmp r3, #0\n\t"
         "beq 5f\n\t"
+        ".elseif %c[apart]\n\t"
+        ".balign 32\n\t"
         ".endif\n"
-        /* Four filters: biases, tile and multipliers. */
+        /* Four filters: biases, tile and multipliers. With loads apart, what follows just fits a cache of 1 kB. */
         "4:\n\t"
         ".if !%c[single]\n\t"
         "add r3, r2, #%c[bits] / 2\n\t"
