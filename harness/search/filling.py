@@ -1,9 +1,10 @@
-"""The memory-driven rule's policy, filled up to the limits, and never worse for it on the images that calibrate it.
+"""The memory-driven rule's policy, filled up to the limits in the way that is best on the images that calibrate it.
 
 Where the rule leaves less flash than any wider layer needs, filling has to take bits from some layers. Bytes alone do
 not tell from which: they say how many, and then many ways are as good. So of the ways that lose as little by bytes the
 one is taken that moves the answers least from the float network's; if even that one moves them further than what the
-rule left, those that lose a little more are tried, and at last nothing is filled. This is not part of arXiv 1905.13082.
+rule left, those that lose a little more are tried, and at last the nearest of all is taken. This is not part of
+arXiv 1905.13082.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from harness.search.policy import Policy
 from harness.search.projection import Projection
 
 if TYPE_CHECKING:
-    from harness.search.evaluate import Evaluator
+    from harness.search.evaluate import Answers, Evaluator
     from harness.search.tensors import Limits, Table
 
 # Changes whenever the same network and limits shall no longer mean the same policy.
-VERSION = 1
+VERSION = 2
 
 # Ways to fill that are compared at most.
 WAYS = 32
@@ -45,13 +46,18 @@ def find(evaluator: Evaluator, limits: Limits, *, weights_only: bool = False) ->
     chosen = min(tried, key=lambda answers: answers.divergence(images))
     if filled.weights != published.weights:
         projection = Projection(table, limits, weights_only=weights_only)
+        nearest: Answers | None = None
         for _, ways in itertools.groupby(_ways(table, published, filled, projection), key=lambda way: way[0]):
             candidates = [evaluator.answers(weights, filled.activations) for _, weights in ways]
             tried += candidates
-            best = ilp.nearest(candidates)[0]
-            if best.divergence(images) <= chosen.divergence(images):
-                chosen = best
+            nearest = ilp.nearest(candidates if nearest is None else [nearest, *candidates])[0]
+            if nearest.divergence(images) <= chosen.divergence(images):
                 break
+        # Limits are there to be used, at a price too: what the rule left is kept only where it uses them.
+        if nearest is not None and (
+            nearest.divergence(images) <= chosen.divergence(images) or not projection.fills(chosen.weights)
+        ):
+            chosen = nearest
     # Besides the policies' answers the float network's.
     inferred = images + sum(answers.inferred for answers in tried)
     return ilp.Solution(chosen.weights, chosen.activations, evaluations=0, images=inferred)

@@ -49,6 +49,10 @@ class Projection:
             fullest = table.flash(_existing(self.cheapest_weights(bytes_of)))
             self._least_flash = min(fullest, int(UTILISATION * limits.flash))
 
+    def fills(self, weights: Mapping[str, int]) -> bool:
+        """Whether these widths use 99 % of the flash, or as much as any that fit."""
+        return self.table.flash(weights) >= self._least_flash
+
     def project(
         self, weights: Mapping[str, float], activations: Mapping[str, float]
     ) -> tuple[dict[str, int], dict[str, int]]:
@@ -58,7 +62,7 @@ class Projection:
     def weights(self, actions: Mapping[str, float]) -> dict[str, int]:
         """The nearest widths of weights that fit into the flash and fill it."""
         wishes = {layer: wish(action) for layer, action in actions.items()}
-        if self.limits.flash is None or self._least_flash <= self.table.flash(wishes) <= self.limits.flash:
+        if self.limits.flash is None or (self.fills(wishes) and self.table.flash(wishes) <= self.limits.flash):
             return wishes
         return _existing(self.cheapest_weights(_distances(actions)))
 
