@@ -12,6 +12,7 @@ from harness.ops.base import Array, Requantization, Shape, exact_float
 from harness.ops.conv2d_f32_groups import GroupsConv2dF32
 from harness.ops.conv2d_fir import DualFirConv2d, FirConv2d
 from harness.ops.conv2d_gray import GrayConv2d
+from harness.ops.conv2d_linear import FieldsConv2d, QuadsConv2d
 from harness.ops.conv2d_narrow import NarrowConv2d
 from harness.ops.conv2d_packed import PackedConv2d
 from harness.ops.conv2d_pairs import PairsConv2d
@@ -81,6 +82,8 @@ class Conv2d(Convolution):
                 FirConv2d(),
                 DualFirConv2d(),
                 DualWinogradConv2d(),
+                QuadsConv2d(),
+                FieldsConv2d(),
                 PlainConv2d(),
                 PackedConv2d(),
             )
