@@ -276,3 +276,23 @@ def test_a_weight_of_minus_128_takes_another_form() -> None:
     weight[0, 4] = 0
     beside = with_layer(graph, weight, np.zeros(2, np.int32))
     assert generate(beside, variant="test", core="cortex-m4").layers[0].form == "quads"
+
+
+@needs_arm
+@pytest.mark.parametrize(("outputs", "bits", "inputs"), [(1, 2, 63), (2, 4, 256)])
+def test_one_or_two_outputs_take_narrow_weights_as_bytes(outputs: int, bits: int, inputs: int, tmp_path: Path) -> None:
+    """Without a copy of the input: as fast as weights of 8 bits, in less scratch."""
+    graph = linears((inputs,), [(outputs, bits, 8)], 7, last=False)
+    x = random_inputs(graph, 4)
+    generated = generate(graph, variant="test", core="cortex-m4", forms={"fc0": "quads"})
+    assert generated.layers[0].weight_bytes >= outputs * inputs
+    _, crcs = on_host(generated, graph, x, tmp_path, sanitize=True)
+    assert (crcs == reference_crcs(graph, x)).all()
+    taken = {}
+    for form in ("quads", "fields"):
+        _, _, ran = on_core(graph, x, "cortex-m4", forms={"fc0": form})
+        assert (core_crcs(ran) == reference_crcs(graph, x)).all()
+        taken[form] = ran[0].instructions
+    assert taken["quads"] <= 0.8 * taken["fields"]
+    with pytest.raises(InputError, match="rules that out"):
+        generate(linears((64,), [(3, bits, 8)]), variant="test", core="cortex-m4", forms={"fc0": "quads"})

@@ -215,16 +215,15 @@ NN_INLINE const uint32_t *nn_linear_fields_four(const uint32_t *weights, const n
 }
 
 #if NN_DSP
-#define NN_FIELDS_TWO(word, other)                              \
-    "ldrd r12, lr, [%[x]], #8\n\t"                                 \
-    "sxtb16 " other ", " word ", ror #8\n\t"                       \
+#define NN_FIELDS_TWO(word, x02, x13)                           \
+    "sxtb16 %[other], " word ", ror #8\n\t"                        \
     "sxtb16 " word ", " word "\n\t"                                \
-    "smlad %[b], " other ", lr, %[b]\n\t"                          \
-    "and " other ", " other ", #0x000F000F\n\t"                    \
-    "smlad %[b], " word ", r12, %[b]\n\t"                          \
+    "smlad %[b], %[other], " x13 ", %[b]\n\t"                      \
+    "and %[other], %[other], #0x000F000F\n\t"                      \
+    "smlad %[b], " word ", " x02 ", %[b]\n\t"                      \
     "and " word ", " word ", #0x000F000F\n\t"                      \
-    "smlad %[a], " other ", lr, %[a]\n\t"                          \
-    "smlad %[a], " word ", r12, %[a]\n\t"
+    "smlad %[a], %[other], " x13 ", %[a]\n\t"                      \
+    "smlad %[a], " word ", " x02 ", %[a]\n\t"
 #endif
 
 /* The same for two rows. */
@@ -234,7 +233,7 @@ NN_INLINE const uint32_t *nn_linear_fields_two(const uint32_t *weights, const nn
     const nn_word *x = input->first;
 #if NN_DSP
     const nn_word *const end = x + fours / 2u * 4u;
-    uint32_t a, b;
+    uint32_t a, b, other;
     __asm__(".if %c[biased]\n\t"
             "ldrd %[a], %[b], [%[w]], #8\n\t"
             ".else\n\t"
@@ -242,18 +241,20 @@ NN_INLINE const uint32_t *nn_linear_fields_two(const uint32_t *weights, const nn
             ".endif\n\t"
             ".if %c[fours] >= 2\n\t"
             "1:\n\t"
-            "ldrd r8, r9, [%[w]], #8\n\t" NN_FIELDS_TWO("r8", "r10") NN_FIELDS_TWO("r9", "r10")
+            "ldrd r8, r9, [%[w]], #8\n\t"
+            "ldm %[x]!, {r10, r11, r12, lr}\n\t" NN_FIELDS_TWO("r8", "r10", "r11") NN_FIELDS_TWO("r9", "r12", "lr")
             ".if %c[fours] >= 4\n\t"
             "cmp %[x], %[end]\n\t"
             "bne 1b\n\t"
             ".endif\n\t"
             ".endif\n\t"
             ".if %c[fours] & 1\n\t"
-            "ldr r8, [%[w]], #4\n\t" NN_FIELDS_TWO("r8", "r10")
+            "ldr r8, [%[w]], #4\n\t"
+            "ldrd r12, lr, [%[x]], #8\n\t" NN_FIELDS_TWO("r8", "r12", "lr")
             ".endif"
-            : [w] "+&r"(weights), [x] "+&r"(x), [a] "=&r"(a), [b] "=&r"(b)
+            : [w] "+&r"(weights), [x] "+&r"(x), [a] "=&r"(a), [b] "=&r"(b), [other] "=&r"(other)
             : [end] "r"(end), [fours] "i"(fours), [biased] "i"(biased)
-            : "r8", "r9", "r10", "r12", "lr", "cc", "memory");
+            : "r8", "r9", "r10", "r11", "r12", "lr", "cc", "memory");
     sums[0] = a;
     sums[1] = b;
 #else

@@ -18,7 +18,7 @@ from harness.ops.lowering import (
     requantization_constants,
     requantization_fields,
 )
-from harness.ops.packed import STORAGES, input_rows
+from harness.ops.packed import STORAGES, WEIGHT_BITS, input_rows
 from harness.ops.shapes import linear_shape
 from harness.ops.tile import rounds
 
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 # What the sums of a pair's second row may reach, and the fours of inputs with which they cannot reach it.
 _REACH, _SEGMENT = 2**23, 64
 
-# Layers of at most so many outputs read their input as it is: a copy of it would not pay.
-_FEW = 8
+# Layers of at most so many outputs read their input as it is: a copy of it would not pay. Those of at most so many take
+# narrow weights as bytes: whatever reads fields of them wants that copy, which is larger than what bytes add.
+_FEW, _FEWEST = 8, 2
 
 
 def fits(weight: Array) -> bool:
@@ -74,9 +75,12 @@ class QuadsLinear(Form["Linear"]):
 
     name = "quads"
     storages = STORAGES
+    weight_bits = WEIGHT_BITS
     widens = True
 
     def applicable(self, layer: Linear, site: Site) -> bool:
+        if layer.weight_bits < 8 and (len(layer.weight) > _FEWEST or not self._direct(layer, site)):
+            return False
         return site.target.dsp and site.input is not Storage.I32 and fits(layer.weight)
 
     def refusal(self, layer: Linear, site: Site) -> str | None:
