@@ -76,12 +76,15 @@ def test_packed_activations_are_exact_and_cost_little() -> None:
 @pytest.mark.parametrize(("weights", "activations"), [(4, 4), (2, 8)])
 def test_narrow_lanes_take_three_quarters(weights: int, activations: int) -> None:
     layers = [shape for shape in shapes.of("ds-cnn") if shape.kind == "pointwise"]
+    layers += [shape for shape in shapes.of("mobilenet") if shape.name == "pointwise 128->128 on 6x6"]
     board = boards.load("nucleo-l4r5")
-    wide = next(one for one in bench.measure(board, layers, widths=(8,)) if one.chosen)
+    wide = {one.layer: one for one in bench.measure(board, layers, widths=(8,)) if one.chosen}
     options = {"widths": (weights,), "activations": (activations,), "symmetric": True}
-    narrow = next(one for one in bench.measure(board, layers, **options) if one.chosen)  # type: ignore[arg-type]
-    assert narrow.exact and narrow.form == "narrow" and narrow.widths == f"{activations}x{weights}s"
-    assert narrow.instructions <= 0.75 * wide.instructions
+    narrow = {one.layer: one for one in bench.measure(board, layers, **options) if one.chosen}  # type: ignore[arg-type]
+    assert len(layers) == 2 and wide.keys() == narrow.keys() == {layer.name for layer in layers}
+    for layer, one in narrow.items():
+        assert one.exact and one.form == "narrow" and one.widths == f"{activations}x{weights}s"
+        assert one.instructions <= 0.75 * wide[layer].instructions
 
 
 @needs_arm

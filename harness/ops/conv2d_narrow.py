@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LANES = (14, 15)
 
 # Bytes of pixels in scratch, where four pixels do with less.
-_BLOCK = 8192
+_BLOCK = 9216
 
 # In which order four filters lie in words: those of one word are 0 and 2, of the other 1 and 3.
 _ORDER = (0, 2, 1, 3)
