@@ -141,7 +141,11 @@ def choose(
     found = [candidates(layer, site) for layer, site in zip(graph.layers, sites, strict=True)]
     network = _Network(graph, sites)
     if room is None:
-        best = _best(found, lambda combination: network.total(combination).rank(prefer))
+        best = _best(
+            found,
+            lambda combination: network.total(combination).rank(prefer),
+            bound=lambda combination: network.roughly(combination).rank(prefer),
+        )
     else:
         best = _within(network, found, prefer, room)
     total = network.total(best)
@@ -239,7 +243,7 @@ class _Network:
         return self._total(costs, self._arena(costs))
 
     def roughly(self, combination: Sequence[_Candidate]) -> _Total:
-        """The same without a plan of the memory: with the most bytes that are alive at a time."""
+        """The same without a plan of the memory: with the most bytes alive at a time, below which no plan goes."""
         costs = self._costs(combination)
         return self._total(costs, max(self._need(index, cost) for index, cost in enumerate(costs)))
 
@@ -300,21 +304,42 @@ class _Network:
         return others + together + cost.scratch
 
 
+_Rank = Callable[[Sequence[_Candidate]], tuple[float, ...]]
+
+
 def _best(
     candidates: Sequence[Sequence[_Candidate]],
-    rank: Callable[[Sequence[_Candidate]], tuple[float, ...]],
+    rank: _Rank,
     start: Sequence[_Candidate] | None = None,
+    bound: _Rank | None = None,
 ) -> tuple[_Candidate, ...]:
-    """The combination of the lowest rank; the first of equals. start: where layers begin to take turns."""
+    """The combination of the lowest rank; the first of equals. start: where layers begin to take turns. bound: see
+    _lowest()."""
     if prod(map(len, candidates)) <= _EXHAUSTIVE:
-        return min(itertools.product(*candidates), key=rank)
+        return _lowest(list(itertools.product(*candidates)), rank, bound)
     best = tuple(start) if start is not None else tuple(options[0] for options in candidates)
     while True:
         before = best
         for index, options in enumerate(candidates):
-            best = min([best, *((*best[:index], option, *best[index + 1 :]) for option in options)], key=rank)
+            turns = [best, *((*best[:index], option, *best[index + 1 :]) for option in options)]
+            best = _lowest(turns, rank, bound)
         if best == before:
             return best
+
+
+def _lowest(combinations: Sequence[tuple[_Candidate, ...]], rank: _Rank, bound: _Rank | None) -> tuple[_Candidate, ...]:
+    """The combination of the lowest rank; the first of equals. bound: not above the rank, and quicker to tell."""
+    if bound is None:
+        return min(combinations, key=rank)
+    bounds = [bound(combination) for combination in combinations]
+    found: tuple[tuple[float, ...], int] | None = None
+    for index in sorted(range(len(combinations)), key=bounds.__getitem__):
+        if found is not None and bounds[index] > found[0]:
+            break
+        ranked = rank(combinations[index]), index
+        found = ranked if found is None else min(found, ranked)
+    assert found is not None
+    return combinations[found[1]]
 
 
 # ---- within a board's memory
