@@ -75,9 +75,17 @@ def row(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_data(folder: Path) -> None:
+    """SystemExit where LeNet-5 would run on something else than MNIST."""
+    found = record(folder, "lenet5", "-b", "nucleo-f746", "--engine", "host", "-n", "1")["accuracy"]["dataset"]
+    if found != "mnist":
+        raise SystemExit(f"these figures are of MNIST, but the data is {found}: set HARNESS_DATA")
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        check_data(folder)
         rows = []
         for board in BOARDS:
             for variant, samples in (("int8", 200), ("deep", 200), ("fp32", 20)):

@@ -30,6 +30,8 @@ def test_the_table_of_networks_shows_what_was_measured() -> None:
 def test_accuracies_are_the_measured_ones() -> None:
     for variant, share in FIGURES["accuracy_10000"].items():
         assert f"{variant} {share:.2%}" in README
+        assert share > 0.99  # of MNIST, not of the digits that stand in for it
+    assert "20 test samples of mnist" in README
 
 
 def test_the_searches_are_those_of_the_page() -> None:
