@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from mixed_networks import mixed_network
@@ -14,7 +16,7 @@ from mixed_networks import mixed_network
 from harness import boards
 from harness.assets import boards_dir
 from harness.codegen import choose
-from harness.codegen.choose import Room
+from harness.codegen.choose import Prefer, Room
 from harness.codegen.generate import default_site, generate
 from harness.errors import DoesNotFit
 from harness.graph.graph import Graph
@@ -70,6 +72,26 @@ def test_what_fits_is_found(seed: int) -> None:
         found = network.total(choose._within(network, candidates, "balanced", room))
         assert room.ram is None or found.ram <= room.ram
         assert room.flash is None or found.flash <= room.flash
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bounds_leave_the_best_combination(seed: int) -> None:
+    graph = mixed_network(seed)
+    network = choose._Network(graph, sites(graph))
+    candidates = [
+        choose._every_candidate(layer, site)[:4] for layer, site in zip(graph.layers, sites(graph), strict=True)
+    ]
+    combinations = list(itertools.product(*candidates))
+    for prefer in get_args(Prefer):
+
+        def rank(combination: Sequence[Any], prefer: Prefer = prefer) -> tuple[float, float]:
+            return network.total(combination).rank(prefer)
+
+        def bound(combination: Sequence[Any], prefer: Prefer = prefer) -> tuple[float, float]:
+            return network.roughly(combination).rank(prefer)
+
+        assert all(bound(combination) <= rank(combination) for combination in combinations)
+        assert choose._best(candidates, rank, bound=bound) == min(combinations, key=rank)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -185,6 +185,18 @@ def test_what_does_not_fit_is_left_alone() -> None:
     assert lifting.stored(large, 8) is large and lifting.unpacked(large, 8) == (0, large)
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_unpacked_weights_stay_bytes(bits: int) -> None:
+    layer = depthwise((4, 4, 4), [(1, ONE, None, bits, 0, bits)]).layers[0]
+    assert isinstance(layer, DepthwiseConv2d) and layer.requantize is not None
+    for lift in (8 - bits, 9 - bits):
+        scales = Requantization(np.full(4, 2**31 - 2**20), np.full(4, 32 - lift), 0, bits)
+        found, changed = lifting.unpacked(dataclasses.replace(layer, requantize=scales, bias=layer.bias // 256), bits)
+        assert found == (lift if lift <= 8 - bits else 0)
+        if found:
+            assert (changed.weight.astype(int) == layer.weight.astype(int) << lift).all()
+
+
 def test_stored_layers_have_the_same_outputs() -> None:
     graph = with_scales(DEPTHWISE["strips"], -6, 2)
     for index, layer in enumerate(graph.layers):

@@ -169,9 +169,9 @@ def test_the_published_policy_of_mobilenet_links() -> None:
     board = boards.load("generic-m7-2mb")
     footprint = link(prepared.graph, "mixed", board, Silent())
     assert footprint.flash.total <= board.region("flash").length and footprint.ram.total <= board.region("ram").length
-    # In and out of the widest layer, and a little for rows in between.
+    # In and out of the widest layer, and a block of 96 pixels of 256 channels in between.
     generated = generate(prepared.graph, variant="mixed", core=board.core)
-    assert generated.activation_bytes <= 401_408 + 20_000
+    assert generated.activation_bytes <= 401_408 + 25_000
 
 
 @pytest.mark.slow
