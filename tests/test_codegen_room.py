@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mixed_networks import mixed_network
 
 from harness import boards
@@ -92,6 +94,16 @@ def test_bounds_leave_the_best_combination(seed: int) -> None:
 
         assert all(bound(combination) <= rank(combination) for combination in combinations)
         assert choose._best(candidates, rank, bound=bound) == min(combinations, key=rank)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), min_size=1))
+def test_the_first_of_the_lowest_is_found_by_bounds(ranks: list[tuple[int, int]]) -> None:
+    """ranks: and how far below them their bounds are."""
+    combinations: list[Any] = [(index,) for index in range(len(ranks))]
+    found = choose._lowest(
+        combinations, lambda one: (ranks[one[0]][0],), lambda one: (ranks[one[0]][0] - ranks[one[0]][1],)
+    )
+    assert found == min(combinations, key=lambda one: ranks[one[0]][0])
 
 
 @pytest.mark.parametrize("seed", range(8))
