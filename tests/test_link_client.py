@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import socket
@@ -11,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import serial
@@ -303,6 +305,14 @@ class TestSilenceAndDeath:
             with pytest.raises(SilentBoardError, match="does not answer"):
                 BoardClient(port).sync(timeout=0.4)
             assert time.monotonic() - start < 1.5
+
+    def test_errors_tell_the_time_that_was_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However much of it a busy computer has lost before it listens: here a tenth of a second at each look."""
+        looks = itertools.count()
+        clock = SimpleNamespace(monotonic=lambda: next(looks) / 10, sleep=time.sleep)
+        monkeypatch.setattr("harness.link.client.time", clock)
+        with pytest.raises(SilentBoardError, match="within 1 s"):
+            BoardClient(SimpleNamespace(read=lambda timeout: b"", write=lambda data: None)).build(timeout=1.0)
 
     def test_a_board_that_falls_silent_while_loading_is_not_tried_again_and_again(
         self, firmware: Callable[[int], Path]

@@ -42,6 +42,11 @@ class LinearConv2d(Form["Conv2d"]):
 
     form: ClassVar[Form[Linear]]
 
+    def __init_subclass__(cls) -> None:
+        """What the other form is called and takes, this one is and does."""
+        cls.name, cls.storages = cls.form.name, cls.form.storages
+        cls.weight_bits, cls.widens = cls.form.weight_bits, cls.form.widens
+
     def applicable(self, layer: Conv2d, site: Site) -> bool:
         flat = as_linear(layer, site)
         return flat is not None and self.form.applicable(*flat)
@@ -59,20 +64,12 @@ class LinearConv2d(Form["Conv2d"]):
 
 
 class QuadsConv2d(LinearConv2d):
-    """Weights of 8 bits."""
+    """Weights of 8 bits, and narrower ones of one or two outputs."""
 
     form = QuadsLinear()
-    name = QuadsLinear.name
-    storages = QuadsLinear.storages
-    weight_bits = QuadsLinear.weight_bits
-    widens = QuadsLinear.widens
 
 
 class FieldsConv2d(LinearConv2d):
     """Weights of 4 and 2 bits."""
 
     form = FieldsLinear()
-    name = FieldsLinear.name
-    storages = FieldsLinear.storages
-    weight_bits = FieldsLinear.weight_bits
-    widens = FieldsLinear.widens
